@@ -1,0 +1,92 @@
+"""The table of problems: what is fitted, from which rows, and from which start."""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+Array = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Problem:
+    """A shape to fit: rows, features, components and covariance structure."""
+
+    name: str
+    rows: int
+    features: int
+    components: int
+    structure: str
+
+    def __str__(self) -> str:
+        return f"{self.name}: {self.rows:,} x {self.features}, {self.components} components, {self.structure}"
+
+
+@dataclass(frozen=True)
+class Start:
+    """Parameters before the first iteration, as scikit-learn's `*_init` arguments take them."""
+
+    weights: Array
+    means: Array
+    precisions: Array
+
+
+PROBLEMS = (
+    Problem("W1", 1_000_000, 2, 2, "full"),
+    Problem("W2", 1_000_000, 8, 8, "full"),
+    Problem("W3", 200_000, 32, 16, "full"),
+    Problem("W4", 50_000, 128, 10, "full"),
+    Problem("W5", 1_000_000, 16, 32, "diag"),
+    Problem("W6", 200_000, 16, 16, "tied"),
+    Problem("W7", 1_000_000, 8, 8, "spherical"),
+    Problem("W8", 1_000, 2, 2, "full"),
+    Problem("W9", 100_000, 16, 256, "full"),
+    Problem("W10", 1_000_000, 1, 5, "full"),
+)
+
+# The same shapes with fewer rows: enough to see that everything runs and roughly how it compares.
+QUICK_PROBLEMS = (
+    Problem("Q1", 100_000, 2, 2, "full"),
+    Problem("Q2", 50_000, 8, 8, "full"),
+    Problem("Q3", 10_000, 32, 16, "full"),
+    Problem("Q4", 4_000, 128, 4, "full"),
+    Problem("Q5", 40_000, 16, 32, "diag"),
+    Problem("Q6", 20_000, 16, 16, "tied"),
+    Problem("Q7", 50_000, 8, 8, "spherical"),
+    Problem("Q8", 1_000, 2, 2, "full"),
+    Problem("Q10", 100_000, 1, 5, "full"),
+)
+
+
+def make_rows(problem: Problem, seed: int = 0) -> Array:
+    """Draw rows from a mixture of the problem's shape.
+
+    Its means spread about as widely as its components: further apart, a start from single rows leaves components of
+    many features with fewer rows than a covariance needs.
+    """
+    random = np.random.default_rng([seed, problem.rows, problem.features, problem.components])
+    means = random.standard_normal((problem.components, problem.features))
+    mixing = random.standard_normal((problem.components, problem.features, problem.features))
+    mixing /= np.sqrt(problem.features)
+    component = random.integers(problem.components, size=problem.rows)
+    rows = random.standard_normal((problem.rows, problem.features))
+    for c in range(problem.components):
+        members = component == c
+        rows[members] = means[c] + 0.5 * rows[members] + rows[members] @ mixing[c]
+    return rows
+
+
+def make_start(problem: Problem, rows: Array, seed: int = 1) -> Start:
+    """Return uniform weights, seeded rows as means, and the variances of the data as covariances."""
+    random = np.random.default_rng(seed)
+    k, d = problem.components, problem.features
+    precisions = 1.0 / rows.var(axis=0)
+    shapes = {
+        "full": lambda: np.tile(np.diag(precisions), (k, 1, 1)),
+        "tied": lambda: np.diag(precisions),
+        "diag": lambda: np.tile(precisions, (k, 1)),
+        "spherical": lambda: np.full(k, 1.0 / rows.var(axis=0).mean()),
+    }
+    chosen = random.choice(len(rows), size=k, replace=False)
+    assert precisions.shape == (d,)
+    return Start(np.full(k, 1.0 / k), rows[chosen].copy(), shapes[problem.structure]())

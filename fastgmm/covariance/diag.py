@@ -1,0 +1,89 @@
+"""Diag: every component has a variance per feature. Covariances and factors have shape (k, d)."""
+
+import numpy as np
+
+from fastgmm.covariance.update import Parameters, Update, has_jumped, move, variance_floors
+from fastgmm.kernels import forms
+from fastgmm.statistics import Statistics
+
+# Whether a covariance is a matrix, which must be symmetric.
+MATRICES = False
+# Whether all components share one.
+SHARED = False
+
+
+def maximise(statistics: Statistics, reg_covar: float) -> Update:
+    """Parameters that maximise the expected log-likelihood, `reg_covar` added to the variances."""
+    moved = move(statistics)
+    # σ²_cj = Σ_i r_ic (x_ij - μ_cj)² / N_c = second_cj / N_c - δ_cj²
+    variances = statistics.second / moved.counts[:, None] - moved.shifts**2
+    jumped = has_jumped(moved.shifts, variances, moved.means)
+    covariances = variances + reg_covar
+    factors, failed = _factorise(covariances, variance_floors(moved.means))
+    return Update(Parameters(moved.weights, moved.means, covariances, factors), failed, jumped)
+
+
+def _factorise(covariances: np.ndarray, floors: np.ndarray) -> tuple[np.ndarray, int]:
+    bad = ~((covariances > floors) & (covariances < np.inf)).all(axis=1)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return 1.0 / np.sqrt(covariances), int(bad.argmax()) if bad.any() else -1
+
+
+def form(parameters: Parameters) -> forms.Diagonal:
+    """The kernels' parameters for these."""
+    return forms.diagonal(parameters.weights, parameters.means, parameters.factors)
+
+
+def second_moments(deviations: np.ndarray, responsibilities: np.ndarray) -> np.ndarray:
+    """One component's Σ_i r_i (x_i - centre)², feature by feature."""
+    return responsibilities @ deviations**2
+
+
+def stack(second: list[np.ndarray]) -> np.ndarray:
+    """The components' second moments as one array."""
+    return np.stack(second)
+
+
+def covariances_shape(k: int, d: int) -> tuple[int, ...]:
+    """Shape of covariances, precisions and factors."""
+    return (k, d)
+
+
+def describe(component: int) -> str:
+    """How messages call a component's covariance."""
+    return f"the covariance of component {component}"
+
+
+def n_covariance_parameters(k: int, d: int) -> int:
+    """Free parameters of the covariances."""
+    return k * d
+
+
+def factorise(covariances: np.ndarray) -> tuple[np.ndarray, int]:
+    """Factors, and the first component with a variance that is not positive or -1."""
+    return _factorise(covariances, np.zeros_like(covariances))
+
+
+def factors_from_precisions(precisions: np.ndarray) -> np.ndarray:
+    """Reciprocal standard deviations."""
+    return np.sqrt(precisions)
+
+
+def precisions(factors: np.ndarray) -> np.ndarray:
+    """Inverse variances."""
+    return factors**2
+
+
+def covariances_from_factors(factors: np.ndarray) -> np.ndarray:
+    """Variances whose factors these are."""
+    return 1.0 / factors**2
+
+
+def transpose_factors(factors: np.ndarray) -> np.ndarray:
+    """Between factors and scikit-learn's `precisions_cholesky_`; here they are the same."""
+    return factors.copy()
+
+
+def dense(values: np.ndarray, k: int, d: int) -> np.ndarray:
+    """Covariances or factors as matrices, (k, d, d)."""
+    return values[:, :, None] * np.eye(d)

@@ -1,0 +1,90 @@
+"""Spherical: every component has one variance. Covariances and factors have shape (k,)."""
+
+import numpy as np
+
+from fastgmm.covariance.update import Parameters, Update, has_jumped, move, variance_floors
+from fastgmm.kernels import forms
+from fastgmm.statistics import Statistics
+
+# Whether a covariance is a matrix, which must be symmetric.
+MATRICES = False
+# Whether all components share one.
+SHARED = False
+
+
+def maximise(statistics: Statistics, reg_covar: float) -> Update:
+    """Parameters that maximise the expected log-likelihood, `reg_covar` added to the variances."""
+    moved = move(statistics)
+    d = moved.means.shape[1]
+    # σ²_c = Σ_i r_ic |x_i - μ_c|² / (d N_c) = (second_c / N_c - |δ_c|²) / d
+    variances = (statistics.second / moved.counts - (moved.shifts**2).sum(1)) / d
+    jumped = has_jumped(moved.shifts, variances[:, None], moved.means)
+    covariances = variances + reg_covar
+    factors, failed = _factorise(covariances, variance_floors(moved.means).mean(1))
+    return Update(Parameters(moved.weights, moved.means, covariances, factors), failed, jumped)
+
+
+def _factorise(covariances: np.ndarray, floors: np.ndarray) -> tuple[np.ndarray, int]:
+    bad = ~((covariances > floors) & (covariances < np.inf))
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return 1.0 / np.sqrt(covariances), int(bad.argmax()) if bad.any() else -1
+
+
+def form(parameters: Parameters) -> forms.Isotropic:
+    """The kernels' parameters for these."""
+    return forms.isotropic(parameters.weights, parameters.means, parameters.factors)
+
+
+def second_moments(deviations: np.ndarray, responsibilities: np.ndarray) -> np.ndarray:
+    """One component's Σ_i r_i |x_i - centre|²."""
+    return responsibilities @ (deviations**2).sum(1)
+
+
+def stack(second: list[np.ndarray]) -> np.ndarray:
+    """The components' second moments as one array."""
+    return np.stack(second)
+
+
+def covariances_shape(k: int, d: int) -> tuple[int, ...]:
+    """Shape of covariances, precisions and factors."""
+    return (k,)
+
+
+def describe(component: int) -> str:
+    """How messages call a component's covariance."""
+    return f"the covariance of component {component}"
+
+
+def n_covariance_parameters(k: int, d: int) -> int:
+    """Free parameters of the covariances."""
+    return k
+
+
+def factorise(covariances: np.ndarray) -> tuple[np.ndarray, int]:
+    """Factors, and the first component whose variance is not positive or -1."""
+    return _factorise(covariances, np.zeros_like(covariances))
+
+
+def factors_from_precisions(precisions: np.ndarray) -> np.ndarray:
+    """Reciprocal standard deviations."""
+    return np.sqrt(precisions)
+
+
+def precisions(factors: np.ndarray) -> np.ndarray:
+    """Inverse variances."""
+    return factors**2
+
+
+def covariances_from_factors(factors: np.ndarray) -> np.ndarray:
+    """Variances whose factors these are."""
+    return 1.0 / factors**2
+
+
+def transpose_factors(factors: np.ndarray) -> np.ndarray:
+    """Between factors and scikit-learn's `precisions_cholesky_`; here they are the same."""
+    return factors.copy()
+
+
+def dense(values: np.ndarray, k: int, d: int) -> np.ndarray:
+    """Covariances or factors as matrices, (k, d, d)."""
+    return values[:, None, None] * np.eye(d)

@@ -1,0 +1,88 @@
+"""Tied: all components share one covariance matrix. Covariances and factors have shape (d, d)."""
+
+import numpy as np
+
+from fastgmm.covariance import full
+from fastgmm.covariance.update import Parameters, Update, has_jumped, move, variance_floors
+from fastgmm.kernels import forms
+from fastgmm.statistics import Statistics
+
+# Whether a covariance is a matrix, which must be symmetric.
+MATRICES = True
+# Whether all components share one.
+SHARED = True
+
+
+def maximise(statistics: Statistics, reg_covar: float) -> Update:
+    """Parameters that maximise the expected log-likelihood, `reg_covar` added to the diagonal."""
+    moved = move(statistics)
+    # Σ = Σ_c Σ_i r_ic (x_i - μ_c)(x_i - μ_c)ᵀ / N = (second - Σ_c N_c δ_c δ_cᵀ) / N
+    scatter = np.tril(statistics.second) - np.tril((moved.shifts.T * moved.counts) @ moved.shifts)
+    covariance = (scatter + np.tril(scatter, -1).T) / moved.counts.sum()
+    jumped = has_jumped(moved.shifts, np.diag(covariance), moved.means)
+    covariance[np.diag_indices_from(covariance)] += reg_covar
+    floors = variance_floors(moved.means).min(0)
+    factors = np.empty_like(covariance)
+    failed = full.factorise_all(covariance[None], floors[None], factors[None])
+    return Update(Parameters(moved.weights, moved.means, covariance, factors), failed, jumped)
+
+
+def form(parameters: Parameters) -> forms.SharedTriangular:
+    """The kernels' parameters for these."""
+    return forms.shared_triangular(parameters.weights, parameters.means, parameters.factors)
+
+
+def second_moments(deviations: np.ndarray, responsibilities: np.ndarray) -> np.ndarray:
+    """One component's Σ_i r_i (x_i - centre)(x_i - centre)ᵀ."""
+    return full.second_moments(deviations, responsibilities)
+
+
+def stack(second: list[np.ndarray]) -> np.ndarray:
+    """The components' second moments as one array."""
+    return np.sum(second, axis=0)
+
+
+def covariances_shape(k: int, d: int) -> tuple[int, ...]:
+    """Shape of covariances, precisions and factors."""
+    return (d, d)
+
+
+def describe(component: int) -> str:
+    """How messages call a component's covariance."""
+    return "the tied covariance"
+
+
+def n_covariance_parameters(k: int, d: int) -> int:
+    """Free parameters of the covariances."""
+    return d * (d + 1) // 2
+
+
+def factorise(covariances: np.ndarray) -> tuple[np.ndarray, int]:
+    """Factors, and 0 if the covariance is not positive-definite or else -1."""
+    factors, failed = full.factorise(covariances[None])
+    return factors[0], failed
+
+
+def factors_from_precisions(precisions: np.ndarray) -> np.ndarray:
+    """Factors F with Fᵀ F = precision, lower triangular."""
+    return full.factors_from_precisions(precisions[None])[0]
+
+
+def precisions(factors: np.ndarray) -> np.ndarray:
+    """Inverse covariance."""
+    return factors.T @ factors
+
+
+def covariances_from_factors(factors: np.ndarray) -> np.ndarray:
+    """The covariance whose factor this is."""
+    return full.covariances_from_factors(factors[None])[0]
+
+
+def transpose_factors(factors: np.ndarray) -> np.ndarray:
+    """Between factors and scikit-learn's `precisions_cholesky_`, which is upper triangular."""
+    return factors.T.copy()
+
+
+def dense(values: np.ndarray, k: int, d: int) -> np.ndarray:
+    """Covariances or factors as matrices, (k, d, d)."""
+    return np.broadcast_to(values, (k, d, d))

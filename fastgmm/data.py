@@ -1,0 +1,46 @@
+"""The door: what users pass in becomes checked arrays, without copying what need not be copied."""
+
+from typing import Any
+
+import numpy as np
+from sklearn.utils.validation import check_array, validate_data
+
+
+def check_rows(estimator: Any, X: Any, *, fitting: bool) -> np.ndarray:
+    """Rows of an array or frame as an ndarray (n, d) of its own type and strides, finite and real.
+
+    Raises
+    ------
+    ValueError
+        If X is not two-dimensional, has NaN, infinities or complex values, too few rows, or another number of
+        features than in `fit`.
+    """
+    # "numeric" leaves integers and float32 as they are: kernels cast while they read.
+    least = 2 if fitting else 1
+    rows = validate_data(estimator, X, reset=fitting, dtype="numeric", ensure_min_samples=least)
+    return np.asarray(rows)
+
+
+def check_points(X: Any, n_features: int) -> tuple[np.ndarray, tuple[int, ...]]:
+    """Points (..., d) as rows (n, d), and the leading shape of the answer; with one feature, (n,) is n points.
+
+    Raises
+    ------
+    ValueError
+        If the last axis is not `n_features` long, or a value is NaN, infinite or complex.
+    """
+    points = np.asarray(X)
+    if n_features == 1 and points.ndim <= 1:
+        points = points[..., None]
+    if points.ndim == 0 or points.shape[-1] != n_features:
+        raise ValueError(f"X must have shape (..., {n_features}), the mixture's features last, but got {points.shape}.")
+    leading = points.shape[:-1]
+    rows = points.reshape(-1, n_features)
+    if rows.shape[0] == 0:
+        return rows.astype(np.float64), leading
+    return check_array(rows, dtype="numeric", input_name="X"), leading
+
+
+def computes_in_float64(rows: np.ndarray) -> bool:
+    """Whether scikit-learn would work on these rows in float64: everything but float32."""
+    return bool(rows.dtype != np.float32)

@@ -1,0 +1,1 @@
+"""Expectation-maximisation: where it starts, the one loop, and when it stops."""

@@ -1,0 +1,566 @@
+"""GaussianMixture: scikit-learn's estimator over our engine. Validation, a call, attributes; no arithmetic."""
+
+import math
+import time
+import warnings
+from numbers import Integral, Real
+from typing import Any
+
+import numpy as np
+from sklearn.base import BaseEstimator, DensityMixin, _fit_context
+from sklearn.exceptions import ConvergenceWarning
+from sklearn.utils import check_array, check_random_state
+from sklearn.utils._param_validation import Interval, StrOptions
+from sklearn.utils.validation import check_is_fitted
+
+from fastgmm import criteria
+from fastgmm.covariance import STRUCTURES, Parameters, Update
+from fastgmm.data import check_rows, computes_in_float64
+from fastgmm.em import engine
+from fastgmm.em.initialise import STARTS, start_from_responsibilities
+from fastgmm.kernels._jit import threads
+from fastgmm.mixture import Mixture
+from fastgmm.sources import ArrayRows
+
+_ILL_DEFINED = (
+    "Fitting the mixture model failed because some components have ill-defined empirical covariance (for instance "
+    "caused by singleton or collapsed samples). Try to decrease the number of components, increase reg_covar, or "
+    "scale the input data."
+)
+_NOT_CONVERGED = (
+    "Best performing initialization did not converge. Try different init parameters, or increase max_iter, tol, or "
+    "check for degenerate data."
+)
+_EVALUATED_ROWS = 1 << 18  # rows of a block where only a summary or a cast of each is kept
+
+
+class DegenerateFitError(ValueError):
+    """No start of a fit reached its end.
+
+    Attributes
+    ----------
+    mixture : Mixture or None
+        The last sound mixture of the start that came furthest.
+    """
+
+    def __init__(self, message: str, mixture: Mixture | None = None) -> None:
+        super().__init__(message)
+        self.mixture = mixture
+
+
+class DegenerateComponentWarning(UserWarning):
+    """A fitted component rests on too few rows, or on `reg_covar` alone."""
+
+
+class GaussianMixture(DensityMixin, BaseEstimator):
+    """Gaussian mixture fitted by expectation-maximisation, a drop-in for scikit-learn's.
+
+    One read of X per iteration, on all threads Numba is set to use, in working memory that does not grow with the
+    number of rows. The bits of the answer do not depend on the number of threads.
+
+    Parameters
+    ----------
+    n_components : int, default=1
+        Number of components, k.
+    covariance_type : {"full", "tied", "diag", "spherical"}, default="full"
+        A covariance matrix per component; one for all; a variance per component and feature; one per component.
+    tol : float, default=1e-3
+        EM stops when the mean log-likelihood per row changes by less.
+    reg_covar : float, default=1e-6
+        Added to the diagonal of covariances, in squared units of X.
+    max_iter : int, default=100
+        Most EM iterations; 0 leaves the start.
+    n_init : int, default=1
+        Number of starts; the one of largest likelihood is kept. One that fails is skipped.
+    init_params : {"kmeans", "k-means++", "random", "random_from_data"}, default="kmeans"
+        How a start is found.
+    weights_init, means_init, precisions_init : array-like, default=None
+        Start with these: shapes (k,), (k, d), and by structure (k, d, d), (d, d), (k, d), (k,).
+    random_state : int, RandomState instance or None, default=None
+        Where the starts' randomness comes from.
+    warm_start : bool, default=False
+        Let a further `fit` go on where the last one stopped.
+    verbose : int, default=0
+        1 prints the steps, 2 also times and changes.
+    verbose_interval : int, default=10
+        Iterations between prints.
+    n_jobs : int or None, default=None
+        Threads for this estimator's calls: None leaves Numba's setting, -1 is all. What the caller had set is as
+        before afterwards.
+
+    Attributes
+    ----------
+    weights_ : ndarray of shape (k,)
+        Weights of the components.
+    means_ : ndarray of shape (k, d)
+        Means of the components.
+    covariances_, precisions_ : ndarray
+        Covariances and their inverses, in the shape of the structure.
+    precisions_cholesky_ : ndarray
+        Upper triangular U with U Uᵀ the precision; reciprocal standard deviations for "diag" and "spherical".
+    converged_ : bool
+        Whether the best start converged.
+    n_iter_ : int
+        EM iterations of the best start.
+    lower_bound_ : float
+        Mean log-likelihood per row before the best start's last step.
+    lower_bounds_ : list of float
+        The same for each of its steps.
+    n_features_in_ : int
+        Number of features, d.
+    feature_names_in_ : ndarray of shape (d,)
+        Names of the features, where X had them.
+    mixture_ : Mixture
+        The fitted distribution, made from the arrays above.
+
+    Raises
+    ------
+    DegenerateFitError
+        A ValueError, from `fit`: every start ended in a covariance that is not positive-definite. The estimator is
+        left as it was; the exception carries the last mixture.
+
+    References
+    ----------
+    Dempster, Laird and Rubin (1977), "Maximum likelihood from incomplete data via the EM algorithm", Journal of the
+    Royal Statistical Society B 39, 1-38. McLachlan and Peel (2000), "Finite Mixture Models", equations 3.8 to 3.10.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from fastgmm import GaussianMixture
+    >>> X = np.array([[1.0, 2], [1, 4], [1, 0], [10, 2], [10, 4], [10, 0]])
+    >>> gm = GaussianMixture(n_components=2, random_state=0).fit(X)
+    >>> gm.means_[np.argsort(gm.means_[:, 0])].round(6)
+    array([[ 1.,  2.],
+           [10.,  2.]])
+    >>> bool(gm.predict([[0, 0]])[0] == gm.predict([[1, 3]])[0])
+    True
+    """
+
+    _parameter_constraints: dict = {  # noqa: RUF012, the base class reads it so
+        "n_components": [Interval(Integral, 1, None, closed="left")],
+        "covariance_type": [StrOptions(set(STRUCTURES))],
+        "tol": [Interval(Real, 0.0, None, closed="left")],
+        "reg_covar": [Interval(Real, 0.0, None, closed="left")],
+        "max_iter": [Interval(Integral, 0, None, closed="left")],
+        "n_init": [Interval(Integral, 1, None, closed="left")],
+        "init_params": [StrOptions(set(STARTS))],
+        "weights_init": ["array-like", None],
+        "means_init": ["array-like", None],
+        "precisions_init": ["array-like", None],
+        "random_state": ["random_state"],
+        "warm_start": ["boolean"],
+        "verbose": ["verbose"],
+        "verbose_interval": [Interval(Integral, 1, None, closed="left")],
+        "n_jobs": [None, Integral],
+    }
+
+    def __init__(
+        self,
+        n_components: int = 1,
+        *,
+        covariance_type: str = "full",
+        tol: float = 1e-3,
+        reg_covar: float = 1e-6,
+        max_iter: int = 100,
+        n_init: int = 1,
+        init_params: str = "kmeans",
+        weights_init: Any = None,
+        means_init: Any = None,
+        precisions_init: Any = None,
+        random_state: Any = None,
+        warm_start: bool = False,
+        verbose: int = 0,
+        verbose_interval: int = 10,
+        n_jobs: int | None = None,
+    ) -> None:
+        self.n_components = n_components
+        self.covariance_type = covariance_type
+        self.tol = tol
+        self.reg_covar = reg_covar
+        self.max_iter = max_iter
+        self.n_init = n_init
+        self.init_params = init_params
+        self.weights_init = weights_init
+        self.means_init = means_init
+        self.precisions_init = precisions_init
+        self.random_state = random_state
+        self.warm_start = warm_start
+        self.verbose = verbose
+        self.verbose_interval = verbose_interval
+        self.n_jobs = n_jobs
+
+    @_fit_context(prefer_skip_nested_validation=True)
+    def fit(self, X: Any, y: Any = None) -> "GaussianMixture":
+        """Estimate the mixture by expectation-maximisation.
+
+        Parameters
+        ----------
+        X : array-like of shape (n, d)
+            Rows. Float64 and float32 of any strides are read in place; other types are cast block by block.
+        y : ignored
+            For compatibility with pipelines.
+
+        Returns
+        -------
+        self : GaussianMixture
+
+        Raises
+        ------
+        ValueError
+            If X or a parameter is invalid, or (DegenerateFitError) every start failed.
+
+        Warns
+        -----
+        ConvergenceWarning
+            If the best start did not converge within `max_iter` iterations.
+        DegenerateComponentWarning
+            If components are empty, hold too few rows, or rest on `reg_covar`; it names them.
+        """
+        self._fit(X)
+        return self
+
+    @_fit_context(prefer_skip_nested_validation=True)
+    def fit_predict(self, X: Any, y: Any = None) -> np.ndarray:
+        """Fit, and return the most probable component of each row, shape (n,); the same as fit(X).predict(X)."""
+        rows = self._fit(X)
+        return self._evaluate(rows, "labels")
+
+    def _fit(self, X: Any) -> np.ndarray:
+        """Fit all starts and set the attributes; on any error the estimator is left as it was."""
+        before = self.__dict__.copy()
+        try:
+            rows = check_rows(self, X, fitting=True)
+            warm = self.warm_start and "converged_" in before
+            self._check_against_data(rows, warm)
+            with threads(self.n_jobs):
+                best = self._best_run(ArrayRows(rows), warm)
+        except BaseException:
+            self.__dict__ = before
+            raise
+        self._set_fitted(best, np.float64 if computes_in_float64(rows) else np.float32)
+        if self.max_iter > 0:
+            if not best.converged:
+                warnings.warn(_NOT_CONVERGED, ConvergenceWarning, stacklevel=4)
+            self._warn_of_degenerate_components(best.parameters, rows.shape[0])
+        return rows
+
+    def _check_against_data(self, rows: np.ndarray, warm: bool) -> None:
+        n, d = rows.shape
+        if n < self.n_components:
+            raise ValueError(
+                f"Expected n_samples >= n_components but got n_components = {self.n_components}, n_samples = {n}"
+            )
+        if warm and self.means_.shape != (self.n_components, d):
+            k, features = self.means_.shape
+            raise ValueError(
+                f"With warm_start=True the fit goes on from {k} components in {features} features, but now there are "
+                f"{self.n_components} components and X has {d} features; keep both, or set warm_start=False."
+            )
+        self._check_inits(d)
+
+    def _best_run(self, source: ArrayRows, warm: bool) -> engine.Run:
+        """Follow every start; the best one, or an error if none reached its end."""
+        random = check_random_state(self.random_state)
+        best: engine.Run | None = None
+        failures: list[engine.Run] = []
+        for index in range(1 if warm else self.n_init):
+            printer = _Printer(self.verbose, self.verbose_interval)
+            printer.begin(index)
+            run = self._run(source, random, warm, printer)
+            printer.end(run)
+            if run.failure:
+                failures.append(run)
+            elif best is None or run.log_likelihood > best.log_likelihood:
+                best = run
+        if best is None:
+            raise self._all_failed(failures)
+        return best
+
+    def _run(self, source: ArrayRows, random: np.random.RandomState, warm: bool, printer: "_Printer") -> engine.Run:
+        structure = STRUCTURES[self.covariance_type]
+        start = Update(self._parameters(), -1, False) if warm else self._start(source, random)
+        if start.failed >= 0:
+            where = structure.describe(start.failed)
+            return engine.Run(start.parameters, failure=f"initialisation: {where} is not positive-definite")
+        return engine.run(
+            source,
+            start.parameters,
+            structure,
+            tol=self.tol,
+            reg_covar=self.reg_covar,
+            max_iter=self.max_iter,
+            before=self.lower_bound_ if warm else -math.inf,
+            report=printer.step,
+        )
+
+    def _start(self, source: ArrayRows, random: np.random.RandomState) -> Update:
+        """Initial parameters: what the user gave, and the rest from `init_params`."""
+        structure = STRUCTURES[self.covariance_type]
+        given = (self.weights_init, self.means_init, self.precisions_init)
+        if any(part is None for part in given):
+            found = STARTS[self.init_params](source, self.n_components, structure, self.reg_covar, random)
+            return self._override(found)
+        placeholder = np.empty(0)
+        return self._override(Update(Parameters(placeholder, placeholder, placeholder, placeholder), -1, False))
+
+    def _override(self, found: Update) -> Update:
+        """Replace what was found by what the user gave."""
+        structure = STRUCTURES[self.covariance_type]
+        weights, means, covariances, factors = found.parameters
+        failed = found.failed
+        if self.weights_init is not None:
+            weights = np.array(self.weights_init, dtype=np.float64)
+        if self.means_init is not None:
+            means = np.array(self.means_init, dtype=np.float64)
+        if self.precisions_init is not None:
+            factors = structure.factors_from_precisions(np.asarray(self.precisions_init, dtype=np.float64))
+            covariances = structure.covariances_from_factors(factors)
+            failed = -1
+        return Update(Parameters(weights, means, covariances, factors), failed, False)
+
+    def _check_inits(self, n_features: int) -> None:
+        k, structure = self.n_components, STRUCTURES[self.covariance_type]
+        if self.weights_init is not None:
+            _check_weights(self.weights_init, k)
+        if self.means_init is not None:
+            _check_init(self.means_init, (k, n_features), "means")
+        if self.precisions_init is not None:
+            name = f"{self.covariance_type} precision"
+            precisions = _check_init(self.precisions_init, structure.covariances_shape(k, n_features), name)
+            _check_precisions(precisions, name, matrices=structure.MATRICES)
+
+    def _all_failed(self, failures: list[engine.Run]) -> DegenerateFitError:
+        furthest = max(failures, key=lambda run: run.n_iter)
+        reasons = "; ".join(f"start {index} at {run.failure}" for index, run in enumerate(failures[:5]))
+        more = f"; and {len(failures) - 5} more" if len(failures) > 5 else ""
+        mixture = (
+            Mixture.from_parameters(furthest.parameters, self.covariance_type)
+            if all(np.isfinite(part).all() for part in furthest.parameters)
+            else None
+        )
+        return DegenerateFitError(f"{_ILL_DEFINED} What failed: {reasons}{more}.", mixture)
+
+    def _warn_of_degenerate_components(self, parameters: Parameters, n_rows: int) -> None:
+        structure = STRUCTURES[self.covariance_type]
+        k, d = parameters.means.shape
+        rows = parameters.weights * n_rows
+        traces = np.einsum("cjj->c", structure.dense(parameters.covariances, k, d))
+        collapsed = traces <= d * self.reg_covar * (1 + 1e-6)
+        # A full covariance of fewer rows than features + 1 is singular but for reg_covar.
+        short = rows < d + 0.5 if structure.n_covariance_parameters(k, d) > k * d else rows < 1.5
+        short &= not structure.SHARED
+        reasons = {
+            "empty": rows < 0.5,
+            "collapsed onto one point, where only reg_covar gives them a width": collapsed & (rows >= 0.5),
+            "on fewer rows than their covariance needs": short & ~collapsed & (rows >= 0.5),
+        }
+        found = [
+            f"{', '.join(map(str, np.flatnonzero(which)))} ({reason})" for reason, which in reasons.items() if which.any()
+        ]
+        if found:
+            warnings.warn(
+                f"Degenerate components: {'; '.join(found)}. Use fewer components, a simpler covariance_type, or "
+                "check for outliers and duplicated rows.",
+                DegenerateComponentWarning,
+                stacklevel=5,
+            )
+
+    def _set_fitted(self, best: engine.Run, dtype: Any) -> None:
+        structure = STRUCTURES[self.covariance_type]
+        weights, means, covariances, factors = (np.asarray(part) for part in best.parameters)
+        self.weights_ = weights.astype(dtype)
+        self.means_ = means.astype(dtype)
+        self.covariances_ = covariances.astype(dtype)
+        self.precisions_cholesky_ = structure.transpose_factors(factors).astype(dtype)
+        self.precisions_ = structure.precisions(factors).astype(dtype)
+        self.converged_ = best.converged
+        self.n_iter_ = best.n_iter
+        self.lower_bound_ = best.log_likelihood
+        self.lower_bounds_ = best.log_likelihoods
+
+    def _parameters(self) -> Parameters:
+        """The fitted arrays as the engine's parameters; they are the only state, so an edited one counts."""
+        factors = STRUCTURES[self.covariance_type].transpose_factors(np.asarray(self.precisions_cholesky_))
+        parts = (self.weights_, self.means_, self.covariances_, factors)
+        return Parameters(*(np.ascontiguousarray(part, dtype=np.float64) for part in parts))
+
+    @property
+    def mixture_(self) -> Mixture:
+        """The fitted distribution, from weights_, means_ and covariances_."""
+        check_is_fitted(self)
+        weights = np.asarray(self.weights_, dtype=np.float64)
+        return Mixture(weights / weights.sum(), self.means_, self.covariances_, self.covariance_type)
+
+    def _evaluate(self, rows: np.ndarray, what: str) -> np.ndarray:
+        """One pass over rows that writes "log_likelihoods", "responsibilities" or "labels"."""
+        mixture = Mixture.from_parameters(self._parameters(), self.covariance_type)
+        single = what != "labels" and rows.dtype == np.float32 and self.means_.dtype == np.float32
+        with threads(self.n_jobs):
+            if not single:
+                return getattr(mixture.evaluate(rows, **{what: True}), what)
+            parts = (
+                getattr(mixture.evaluate(rows[i : i + _EVALUATED_ROWS], **{what: True}), what).astype(np.float32)
+                for i in range(0, len(rows), _EVALUATED_ROWS)
+            )
+            return np.concatenate(list(parts))
+
+    def predict(self, X: Any) -> np.ndarray:
+        """Most probable component of each row, shape (n,)."""
+        check_is_fitted(self)
+        return self._evaluate(check_rows(self, X, fitting=False), "labels")
+
+    def predict_proba(self, X: Any) -> np.ndarray:
+        """Probability of each component given each row, shape (n, k).
+
+        A row too far from every component for float64 belongs wholly to the nearest.
+        """
+        check_is_fitted(self)
+        return self._evaluate(check_rows(self, X, fitting=False), "responsibilities")
+
+    def score_samples(self, X: Any) -> np.ndarray:
+        """Log-likelihood of each row, shape (n,), in nats."""
+        check_is_fitted(self)
+        return self._evaluate(check_rows(self, X, fitting=False), "log_likelihoods")
+
+    def score(self, X: Any, y: Any = None) -> float:
+        """Mean log-likelihood per row, in nats."""
+        check_is_fitted(self)
+        return self._total_log_likelihood(check_rows(self, X, fitting=False))[0]
+
+    def _total_log_likelihood(self, rows: np.ndarray) -> tuple[float, float]:
+        """Mean and sum of the log-likelihood, a block of rows at a time."""
+        sums = [
+            float(self._evaluate(rows[i : i + _EVALUATED_ROWS], "log_likelihoods").sum(dtype=np.float64))
+            for i in range(0, len(rows), _EVALUATED_ROWS)
+        ]
+        total = math.fsum(sums)
+        return total / len(rows), total
+
+    def bic(self, X: Any) -> float:
+        """Bayesian information criterion on X; the lower the better."""
+        check_is_fitted(self)
+        rows = check_rows(self, X, fitting=False)
+        return criteria.bic(self._total_log_likelihood(rows)[1], self._n_parameters(), len(rows))
+
+    def aic(self, X: Any) -> float:
+        """Akaike information criterion on X; the lower the better."""
+        check_is_fitted(self)
+        rows = check_rows(self, X, fitting=False)
+        return criteria.aic(self._total_log_likelihood(rows)[1], self._n_parameters())
+
+    def sample(self, n_samples: int = 1) -> tuple[np.ndarray, np.ndarray]:
+        """Draw points from the fitted mixture.
+
+        Returns
+        -------
+        X : ndarray of shape (n_samples, d)
+            Points, grouped by component.
+        y : ndarray of shape (n_samples,)
+            The component of each.
+        """
+        check_is_fitted(self)
+        if n_samples < 1:
+            raise ValueError(
+                f"Invalid value for 'n_samples': {self.n_components} . The sampling requires at least one sample."
+            )
+        random = check_random_state(self.random_state)
+        mixture = self.mixture_
+        counts = random.multinomial(n_samples, mixture.weights)
+        labels = np.repeat(np.arange(self.n_components), counts)
+        return mixture.draw(labels, random), labels
+
+    def _n_parameters(self) -> int:
+        """Free parameters: means, covariances, and weights that sum to 1."""
+        k, d = self.means_.shape
+        return int(STRUCTURES[self.covariance_type].n_covariance_parameters(k, d) + k * d + k - 1)
+
+    def _estimate_log_weights(self) -> np.ndarray:
+        """Log of the weights; converters to other formats ask for it."""
+        return np.log(self.weights_)
+
+    def _initialize(self, X: np.ndarray, resp: np.ndarray) -> None:
+        """Set the parameters that `resp` (n, k) and the given inits imply; scikit-learn's tests call it."""
+        structure = STRUCTURES[self.covariance_type]
+        found = start_from_responsibilities(
+            ArrayRows(np.asarray(X)), lambda i, j: resp[i:j], self.n_components, structure, self.reg_covar
+        )
+        start = self._override(found)
+        self._set_fitted(engine.Run(start.parameters), np.asarray(X).dtype)
+
+    def _set_parameters(self, params: tuple[Any, ...]) -> None:
+        """Set weights, means, covariances and precisions_cholesky_; scikit-learn's tests call it."""
+        self.weights_, self.means_, self.covariances_, self.precisions_cholesky_ = params
+        structure = STRUCTURES[self.covariance_type]
+        self.precisions_ = structure.precisions(structure.transpose_factors(self.precisions_cholesky_))
+
+
+class _Printer:
+    """What `verbose` prints, as scikit-learn prints it."""
+
+    def __init__(self, verbose: int, interval: int) -> None:
+        self._verbose = int(verbose)
+        self._interval = interval
+        self._started = self._last = 0.0
+
+    def begin(self, index: int) -> None:
+        if self._verbose == 1:
+            print(f"Initialization {index}")
+        elif self._verbose >= 2:
+            print(f"Initialization {index}")
+            self._started = self._last = time.perf_counter()
+
+    def step(self, iteration: int, change: float) -> None:
+        if iteration % self._interval:
+            return
+        if self._verbose == 1:
+            print(f"  Iteration {iteration}")
+        elif self._verbose >= 2:
+            now = time.perf_counter()
+            print(f"  Iteration {iteration}\t time lapse {now - self._last:.5f}s\t ll change {change:.5f}")
+            self._last = now
+
+    def end(self, run: engine.Run) -> None:
+        if not self._verbose:
+            return
+        status = f"failed at {run.failure}" if run.failure else "converged" if run.converged else "did not converge"
+        if self._verbose == 1:
+            print(f"Initialization {status}.")
+        else:
+            elapsed = time.perf_counter() - self._started
+            print(f"Initialization {status}. time lapse {elapsed:.5f}s\t lower bound {run.log_likelihood:.5f}.")
+
+
+def _check_init(values: Any, shape: tuple[int, ...], name: str) -> np.ndarray:
+    array = check_array(
+        values, dtype=[np.float64, np.float32], ensure_2d=False, allow_nd=True, input_name=name, ensure_min_samples=0
+    )
+    if array.shape != shape:
+        raise ValueError(f"The parameter '{name}' should have the shape of {shape}, but got {array.shape}")
+    return np.asarray(array)
+
+
+def _check_weights(values: Any, k: int) -> np.ndarray:
+    weights = _check_init(values, (k,), "weights")
+    if (weights < 0.0).any() or (weights > 1.0).any():
+        # The two labels are the other way round in scikit-learn's message, and its tests pin it so.
+        raise ValueError(
+            "The parameter 'weights' should be in the range [0, 1], but got max value "
+            f"{weights.min():.5f}, min value {weights.max():.5f}"
+        )
+    tolerance = 1e-6 if weights.dtype == np.float32 else 1e-8
+    if abs(1.0 - float(weights.sum())) > tolerance:
+        raise ValueError(
+            f"The parameter 'weights' should be normalized, but got sum(weights) = {weights.sum():.5f}"
+        )
+    return weights
+
+
+def _check_precisions(precisions: np.ndarray, name: str, *, matrices: bool) -> None:
+    if not matrices:
+        if (precisions <= 0.0).any():
+            raise ValueError(f"'{name}' should be positive")
+        return
+    for matrix in precisions.reshape(-1, *precisions.shape[-2:]):
+        if not (np.allclose(matrix, matrix.T) and (np.linalg.eigvalsh(matrix) > 0.0).all()):
+            raise ValueError(f"'{name}' should be symmetric, positive-definite")

@@ -1,0 +1,219 @@
+"""How everything compiles: the only calls to `numba.njit`, the disk cache, and the rules for threads."""
+
+import contextlib
+import functools
+import hashlib
+import os
+import shutil
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numba
+from numba import config
+from numba.extending import overload
+
+# Rows of a tile. 256 rows of 8 features and their 8 log-densities fill half of a first-level cache, and the
+# loops over a tile are long enough to amortise the horizontal sums at their ends. A constant to the compiler.
+TILE_ROWS = 256
+
+# Rows of a range: the unit whose statistics are added in a fixed tree, so that the bits depend neither on the
+# number of threads nor on how rows arrive. A multiple of TILE_ROWS.
+RANGE_ROWS = 2048
+
+# Fused multiply-adds only: NaN, infinities and the order of operations are kept.
+ELEMENTWISE = frozenset({"contract"})
+# Sums may be reordered as well; without this LLVM keeps a reduction in one scalar register.
+SUMS = frozenset({"contract", "reassoc", "nsz", "arcp"})
+
+COMPILED = not config.DISABLE_JIT
+_UNUSED_DAYS = 30
+
+
+def _package_stamp() -> str:
+    """Hash the package's sources: a cached caller never meets a callee of another version."""
+    package = Path(__file__).resolve().parent.parent
+    digest = hashlib.sha256()
+    for path in sorted(package.rglob("*.py")):
+        digest.update(path.relative_to(package).as_posix().encode())
+        digest.update(path.read_bytes())
+    return digest.hexdigest()[:16]
+
+
+def _cache_parents() -> Iterator[Path]:
+    """Places where compiled kernels may be kept, best first."""
+    if config.CACHE_DIR:
+        yield Path(config.CACHE_DIR) / "fastgmm"
+    if sys.platform == "win32" and os.environ.get("LOCALAPPDATA"):
+        yield Path(os.environ["LOCALAPPDATA"]) / "fastgmm" / "Cache"
+    elif os.environ.get("XDG_CACHE_HOME"):
+        yield Path(os.environ["XDG_CACHE_HOME"]) / "fastgmm"
+    with contextlib.suppress(RuntimeError):  # no home directory
+        caches = "Library/Caches" if sys.platform == "darwin" else ".cache"
+        yield Path.home() / caches / "fastgmm"
+    yield Path(__file__).resolve().parent / "__pycache__" / "compiled"
+    # Compiled code is loaded and run, so a shared temporary folder must be ours alone.
+    yield Path(tempfile.gettempdir()) / f"fastgmm-{os.getuid() if hasattr(os, 'getuid') else 'user'}"
+
+
+def _usable(folder: Path) -> bool:
+    """Make `folder` if need be and say whether it is ours to write."""
+    try:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=folder).close()
+        return not hasattr(os, "getuid") or folder.stat().st_uid == os.getuid()
+    except OSError:
+        return False
+
+
+def _remove_unused(parent: Path, current: Path) -> None:
+    """Drop the folders of other versions that nobody has used for a month."""
+    oldest = time.time() - _UNUSED_DAYS * 86_400
+    for folder in parent.iterdir():
+        if folder != current and folder.is_dir() and folder.stat().st_mtime < oldest:
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def _find_cache_folder() -> Path | None:
+    stamp = _package_stamp()
+    for parent in _cache_parents():
+        folder = parent / stamp
+        if _usable(folder):
+            with contextlib.suppress(OSError):
+                os.utime(folder)
+                _remove_unused(parent, folder)
+            return folder
+    return None
+
+
+CACHE_FOLDER = _find_cache_folder() if COMPILED else None
+
+
+def _njit(function: Callable[..., Any], *signatures: Any, **options: Any) -> Any:
+    """Compile with the house's options, cached in our own stamped folder where there is one."""
+    options.setdefault("nogil", True)
+    options.setdefault("error_model", "numpy")  # a check for zero divisors keeps LLVM from vectorising
+    if CACHE_FOLDER is None:
+        return numba.njit(*signatures, **options)(function)
+    before = config.CACHE_DIR
+    config.CACHE_DIR = str(CACHE_FOLDER)
+    try:
+        return numba.njit(*signatures, cache=True, **options)(function)
+    finally:
+        config.CACHE_DIR = before
+
+
+def kernel(function: Callable[..., Any] | None = None, *, flags: frozenset[str] = ELEMENTWISE) -> Any:
+    """Compile a serial kernel; `flags` names what the compiler may do to floating-point arithmetic."""
+    if function is None:
+        return functools.partial(kernel, flags=flags)
+    return _njit(function, fastmath=set(flags))
+
+
+def parallel_kernel(function: Callable[..., Any]) -> Any:
+    """Compile a driver that holds a `prange` and nothing else."""
+    return _njit(function, parallel=True, fastmath=set(ELEMENTWISE))
+
+
+def kernel_with_signature(function: Callable[..., Any], signature: Any) -> Any:
+    """Compile at once for one declared signature; function types in it keep the disk cache working."""
+    if not COMPILED:
+        return function
+    return _njit(function, signature, fastmath=set(ELEMENTWISE))
+
+
+def chosen_by_class(function: Callable[..., Any]) -> Any:
+    """Let `function(form, ...)` run the body registered for the class of `form`, compiled or not.
+
+    Bodies join with `@function.body(SomeNamedTuple)`. Numba resolves the choice while compiling, so a pass that
+    calls `function` knows no form, costs nothing for it, and is cached on disk per form.
+    """
+    bodies: dict[type, Callable[..., Any]] = {}
+    name = function.__name__
+
+    @functools.wraps(function)
+    def stub(form: Any, *arguments: Any) -> Any:
+        return bodies[type(form)](form, *arguments)
+
+    def body(form_class: type) -> Callable[[Any], Any]:
+        def register(implementation: Any) -> Any:
+            bodies[form_class] = implementation
+            return implementation
+
+        return register
+
+    stub.body = body  # type: ignore[attr-defined]
+    stub.bodies = bodies  # type: ignore[attr-defined]
+    if COMPILED:
+
+        def choose(form: Any, *arguments: Any) -> Any:
+            implementation = bodies.get(getattr(form, "instance_class", None))
+            if implementation is None:
+                return None
+            return implementation.py_func
+
+        choose.__name__ = f"choose_{name}"
+        overload(stub, strict=False, jit_options={"error_model": "numpy", "fastmath": set(ELEMENTWISE)})(choose)
+    return stub
+
+
+_forked = False
+_parallel_entry = threading.Lock()
+
+
+def _after_fork() -> None:
+    global _forked, _parallel_entry
+    _forked = True
+    _parallel_entry = threading.Lock()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)
+
+
+@contextlib.contextmanager
+def parallel_region() -> Iterator[bool]:
+    """Say whether parallel code may be entered now, and hold the place while it runs.
+
+    A forked child may not (GNU OpenMP ends the process), nor may a second Python thread (the workqueue layer
+    aborts it); both run the serial body, whose bits are the same.
+    """
+    if _forked or numba.get_num_threads() == 1 or not _parallel_entry.acquire(blocking=False):
+        yield False
+        return
+    try:
+        yield True
+    finally:
+        _parallel_entry.release()
+
+
+def count_threads(n_jobs: int | None) -> int:
+    """Translate scikit-learn's `n_jobs`: None leaves Numba's setting, -1 is all, -2 all but one.
+
+    Raises
+    ------
+    ValueError
+        If `n_jobs` is 0.
+    """
+    if n_jobs is None:
+        return int(numba.get_num_threads())
+    if n_jobs == 0:
+        raise ValueError("n_jobs must not be 0; use None, a positive number of threads, or -1 for all.")
+    most = int(config.NUMBA_NUM_THREADS)
+    return max(1, min(most, n_jobs if n_jobs > 0 else most + 1 + n_jobs))
+
+
+@contextlib.contextmanager
+def threads(n_jobs: int | None) -> Iterator[int]:
+    """Run the block on as many threads as `n_jobs` says, leaving the caller's setting as found."""
+    wanted = count_threads(n_jobs)
+    before = numba.get_num_threads()
+    numba.set_num_threads(wanted)
+    try:
+        yield wanted
+    finally:
+        numba.set_num_threads(before)

@@ -1,0 +1,53 @@
+"""Cholesky factor and triangular inverse of one small matrix."""
+
+import numpy as np
+
+from fastgmm.kernels._jit import SUMS, kernel
+
+
+@kernel(flags=SUMS)
+def _dot(a, b, size):
+    total = 0.0
+    for j in range(size):
+        total += a[j] * b[j]
+    return total
+
+
+@kernel(flags=SUMS)
+def _subtract_multiple(factor, row, out, size):
+    for j in range(size):
+        out[j] -= factor * row[j]
+
+
+@kernel
+def cholesky(matrix, floors, lower):
+    """Set `lower` to L with L Lᵀ = matrix (its lower triangle is read) and say whether matrix is positive-definite.
+
+    A pivot that is lost in the rounding of its diagonal element, or not above its floor, counts as zero: a singular
+    matrix must not pass because rounding left 1e-33 in place of 0.
+    """
+    d = matrix.shape[0]
+    for i in range(d):
+        for j in range(i):
+            lower[i, j] = (matrix[i, j] - _dot(lower[i], lower[j], j)) / lower[j, j]
+            lower[j, i] = 0.0
+        pivot = matrix[i, i] - _dot(lower[i], lower[i], i)
+        smallest = max(floors[i], (i + 1) * np.finfo(np.float64).eps * matrix[i, i])
+        if not (smallest < pivot < np.inf):
+            return False
+        lower[i, i] = np.sqrt(pivot)
+    return True
+
+
+@kernel
+def invert_lower(lower, inverse):
+    """Set `inverse` to the inverse of a lower triangular matrix, row by row."""
+    d = lower.shape[0]
+    for i in range(d):
+        for j in range(d):
+            inverse[i, j] = 0.0
+        inverse[i, i] = 1.0
+        for m in range(i):
+            _subtract_multiple(lower[i, m], inverse[m], inverse[i], m + 1)
+        for j in range(i + 1):
+            inverse[i, j] /= lower[i, i]

@@ -1,0 +1,157 @@
+"""One read of all rows: statistics for EM, or log-likelihoods, responsibilities and labels.
+
+Each pass is a serial body over a span of row ranges, which small data, forked children and other threads call
+directly, and a driver that holds a `prange` over workers. No pass knows a form.
+"""
+
+import numpy as np
+from numba import prange
+
+from fastgmm.kernels._jit import RANGE_ROWS, SUMS, TILE_ROWS, kernel, parallel_kernel
+from fastgmm.kernels.forms import accumulate, log_densities
+from fastgmm.kernels.tiles import count_lost, exponentiate, load_tile, load_weights, log_sum
+
+# n rows, d features (padded), k components, b = TILE_ROWS rows in a tile; a scratch row holds, in this order,
+# tile (d * b), work ((2 d + 4) * b), densities (k padded to 4, * b), and five vectors of b
+
+
+def scratch_size(k: int, features: int) -> int:
+    """Floats of working memory one worker needs."""
+    return (3 * features + 4 + -(-k // 4) * 4 + 5) * TILE_ROWS
+
+
+@kernel(flags=SUMS)
+def _weighted_sum(values, weights):
+    total = 0.0
+    for i in range(TILE_ROWS):
+        total += values[i] * weights[i]
+    return total
+
+
+@kernel
+def _range_sums(rows, row_weights, form, centres, start, stop, scratch, sums):
+    """Set `sums` to the statistics of rows[start:stop]."""
+    k, d = form.means.shape
+    tile = scratch[: d * TILE_ROWS]
+    work = scratch[d * TILE_ROWS : (3 * d + 4) * TILE_ROWS]
+    densities = scratch[(3 * d + 4) * TILE_ROWS : -5 * TILE_ROWS]
+    weights = scratch[-5 * TILE_ROWS : -4 * TILE_ROWS]
+    largest = scratch[-4 * TILE_ROWS : -3 * TILE_ROWS]
+    total = scratch[-3 * TILE_ROWS : -2 * TILE_ROWS]
+    log_likelihoods = scratch[-2 * TILE_ROWS : -TILE_ROWS]
+    tile[rows.shape[1] * TILE_ROWS :] = 0.0
+    sums[:] = 0.0
+    for first in range(start, stop, TILE_ROWS):
+        count = min(TILE_ROWS, stop - first)
+        load_tile(rows, first, count, tile)
+        load_weights(row_weights, first, count, weights)
+        log_densities(form, tile, work, densities)
+        exponentiate(densities, k, largest, total)
+        log_sum(largest, total, log_likelihoods)
+        sums[0] += _weighted_sum(log_likelihoods, weights)
+        sums[1] += count_lost(log_likelihoods, count)
+        accumulate(form, tile, work, densities, total, weights, centres, sums)
+
+
+@kernel
+def statistics_span(rows, row_weights, form, centres, first, last, scratch, levels, sums):
+    """Set `sums` to the statistics of the ranges first..last, added in a binary tree.
+
+    `levels[l]` holds the sums of 2**l ranges that wait for their neighbours, as a binary counter does; `first` is a
+    multiple of the power of two above last - first, so the tree is the same however ranges are cut into spans.
+    """
+    n = rows.shape[0]
+    for index in range(last - first):
+        start = (first + index) * RANGE_ROWS
+        _range_sums(rows, row_weights, form, centres, start, min(n, start + RANGE_ROWS), scratch, sums)
+        level = 0
+        while (index >> level) & 1:
+            for j in range(sums.size):
+                sums[j] = levels[level, j] + sums[j]
+            level += 1
+        levels[level, :] = sums
+    waiting = last - first
+    level = 0
+    while not (waiting >> level) & 1:
+        level += 1
+    sums[:] = levels[level]
+    while (waiting >> (level + 1)) > 0:
+        level += 1
+        if (waiting >> level) & 1:
+            for j in range(sums.size):
+                sums[j] = levels[level, j] + sums[j]
+
+
+@parallel_kernel
+def statistics_parallel(rows, row_weights, form, centres, ranges, span, scratch, levels, sums):
+    """`statistics_span` for every span of `span` ranges, dealt to one worker per row of `scratch`."""
+    workers = scratch.shape[0]
+    for worker in prange(workers):
+        for s in range(worker, sums.shape[0], workers):
+            first = s * span
+            last = min(ranges, first + span)
+            statistics_span(
+                rows, row_weights, form, centres, first, last, scratch[worker], levels[worker], sums[s]
+            )
+
+
+@kernel
+def _write_labels(densities, k, labels, first, count):
+    """labels = the component of the largest density, the first of equals."""
+    for i in range(count):
+        best = 0
+        for c in range(1, k):
+            if densities[c * TILE_ROWS + i] > densities[best * TILE_ROWS + i]:
+                best = c
+        labels[first + i] = best
+
+
+@kernel
+def rows_span(rows, form, first, last, scratch, log_likelihoods, responsibilities, labels, lost):
+    """Write what is asked of the ranges first..last: outputs of length 0 are not wanted. Counts rows lost.
+
+    A row too far from every component for float64 gets a log-likelihood of -inf or NaN and NaN responsibilities,
+    which the caller repairs.
+    """
+    k, d = form.means.shape
+    tile = scratch[: d * TILE_ROWS]
+    work = scratch[d * TILE_ROWS : (3 * d + 4) * TILE_ROWS]
+    densities = scratch[(3 * d + 4) * TILE_ROWS : -5 * TILE_ROWS]
+    largest = scratch[-4 * TILE_ROWS : -3 * TILE_ROWS]
+    total = scratch[-3 * TILE_ROWS : -2 * TILE_ROWS]
+    sums = scratch[-2 * TILE_ROWS : -TILE_ROWS]
+    tile[rows.shape[1] * TILE_ROWS :] = 0.0
+    lost[0] = 0
+    for start in range(first * RANGE_ROWS, min(rows.shape[0], last * RANGE_ROWS), TILE_ROWS):
+        count = min(TILE_ROWS, rows.shape[0] - start)
+        load_tile(rows, start, count, tile)
+        log_densities(form, tile, work, densities)
+        if labels.size:
+            _write_labels(densities, k, labels, start, count)
+        exponentiate(densities, k, largest, total)
+        log_sum(largest, total, sums)
+        lost[0] += count_lost(sums, count)
+        if log_likelihoods.size:
+            log_likelihoods[start : start + count] = sums[:count]
+        if responsibilities.size:
+            for i in range(count):
+                for c in range(k):
+                    responsibilities[start + i, c] = densities[c * TILE_ROWS + i] / total[i]
+
+
+@parallel_kernel
+def rows_parallel(rows, form, ranges, span, scratch, log_likelihoods, responsibilities, labels, lost):
+    """`rows_span` for every span of `span` ranges, dealt to one worker per row of `scratch`."""
+    workers = scratch.shape[0]
+    for worker in prange(workers):
+        for s in range(worker, lost.shape[0], workers):
+            first = s * span
+            last = min(ranges, first + span)
+            rows_span(
+                rows, form, first, last, scratch[worker], log_likelihoods, responsibilities, labels, lost[s]
+            )
+
+
+def empty_outputs() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Outputs of `rows_span` that are not wanted: log-likelihoods, responsibilities, labels."""
+    return np.empty(0), np.empty((0, 0)), np.empty(0, np.int64)

@@ -1,0 +1,168 @@
+"""Rows of an array in memory or mapped into it: any strides, any real type."""
+
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import numba
+import numpy as np
+
+from fastgmm.kernels import passes
+from fastgmm.kernels._jit import RANGE_ROWS, parallel_region
+from fastgmm.kernels.forms import moments, sums_size
+from fastgmm.statistics import Statistics, TreeSum
+
+_BUDGET = 16 * 2**20  # bytes a pass may take for each of: partial sums, rows being cast
+_SPANS_PER_WORKER = 32  # enough that the last ones do not leave a worker idle
+
+
+class RowsOut(NamedTuple):
+    """What a pass wrote: arrays not asked for have length 0; `lost` rows have no finite log-likelihood."""
+
+    log_likelihoods: np.ndarray  # (n,)
+    responsibilities: np.ndarray  # (n, k)
+    labels: np.ndarray  # (n,)
+    lost: int
+
+
+def _as_kernel_rows(rows: np.ndarray) -> np.ndarray:
+    """A view (n, d, 2) that has one type for Numba whatever the strides and flags: strided and read-only.
+
+    The repeated last axis keeps NumPy from ever calling it contiguous, so that C, Fortran, sliced and read-only
+    arrays share one compiled kernel.
+    """
+    return np.broadcast_to(rows[:, :, None], (*rows.shape, 2))
+
+
+def _power_of_two_at_least(count: int) -> int:
+    return 1 << max(0, count - 1).bit_length()
+
+
+class ArrayRows:
+    """Rows of a two-dimensional array.
+
+    Parameters
+    ----------
+    rows : ndarray of shape (n, d)
+        Any real type; float64 and float32 are read in place, others are cast a block at a time.
+    weights : ndarray of shape (n,), optional
+        Weights of the rows, float64.
+    """
+
+    def __init__(self, rows: np.ndarray, weights: np.ndarray | None = None) -> None:
+        self._rows = rows
+        self._weights = np.empty(0) if weights is None else weights
+        self._buffers: dict[str, np.ndarray] = {}
+
+    @property
+    def n_rows(self) -> int:
+        """Number of rows."""
+        return int(self._rows.shape[0])
+
+    @property
+    def n_features(self) -> int:
+        """Number of features."""
+        return int(self._rows.shape[1])
+
+    def take(self, indices: np.ndarray) -> np.ndarray:
+        """Copy some rows as float64, shape (len(indices), d)."""
+        return np.ascontiguousarray(self._rows[indices], dtype=np.float64)
+
+    def reduce(self, form: Any, centres: np.ndarray | None = None) -> Statistics:
+        """Statistics of all rows under `form`, with moments about `centres` (k, d), by default the form's means."""
+        if centres is None:
+            about = form.means
+        else:
+            about = np.zeros_like(form.means)
+            about[:, : centres.shape[1]] = centres
+        tree = TreeSum()
+        for start, stop, rows in self._readable():
+            weights = self._weights[start:stop] if self._weights.size else self._weights
+            self._add_sums(rows, weights, form, about, tree)
+        return Statistics(*moments(form, tree.total(), about, self.n_features))
+
+    def map(
+        self, form: Any, *, log_likelihoods: bool = False, responsibilities: bool = False, labels: bool = False
+    ) -> RowsOut:
+        """Write what is asked for of every row under `form`."""
+        n, k = self.n_rows, form.means.shape[0]
+        no_log_likelihoods, no_responsibilities, no_labels = passes.empty_outputs()
+        out = RowsOut(
+            np.empty(n) if log_likelihoods else no_log_likelihoods,
+            np.empty((n, k)) if responsibilities else no_responsibilities,
+            np.empty(n, np.int64) if labels else no_labels,
+            0,
+        )
+        lost = 0
+        for start, stop, rows in self._readable():
+            window = [array[start:stop] if array.size else array for array in out[:3]]
+            lost += self._write(rows, form, window)
+        return out._replace(lost=lost)
+
+    def blocks(self) -> Iterator[tuple[int, int, np.ndarray]]:
+        """Yield (start, stop, rows as float64) a block at a time, for work that is done in NumPy."""
+        size = self._block_rows()
+        for start in range(0, self.n_rows, size):
+            stop = min(self.n_rows, start + size)
+            yield start, stop, np.asarray(self._rows[start:stop], dtype=np.float64)
+
+    def _block_rows(self) -> int:
+        """Rows of a block: a power of two of ranges, so that sums over blocks have the bits of one pass."""
+        ranges = max(1, _BUDGET // (RANGE_ROWS * max(1, self.n_features) * 8))
+        return RANGE_ROWS << (ranges.bit_length() - 1)
+
+    def _readable(self) -> Iterator[tuple[int, int, np.ndarray]]:
+        """All rows at once where kernels can read them, otherwise block after block."""
+        if self._rows.dtype in (np.float64, np.float32) and self._rows.flags.aligned:
+            yield 0, self.n_rows, self._rows
+        else:
+            yield from self.blocks()
+
+    def _buffer(self, name: str, shape: tuple[int, ...]) -> np.ndarray:
+        """Working memory that survives from pass to pass: fresh pages cost more than the sums they hold."""
+        buffer = self._buffers.get(name)
+        if buffer is None or buffer.shape != shape:
+            buffer = self._buffers[name] = np.zeros(shape)
+        return buffer
+
+    def _scratch(self, workers: int, form: Any) -> np.ndarray:
+        return self._buffer("scratch", (workers, passes.scratch_size(*form.means.shape)))
+
+    def _add_sums(self, rows: np.ndarray, weights: np.ndarray, form: Any, about: np.ndarray, tree: TreeSum) -> None:
+        ranges = -(-rows.shape[0] // RANGE_ROWS)
+        size = sums_size(form)
+        kernel_rows = _as_kernel_rows(rows)
+        with parallel_region() as allowed:
+            if not allowed or ranges == 1:
+                scratch = self._scratch(1, form)[0]
+                levels = self._buffer("levels", (1, ranges.bit_length(), size))[0]
+                sums = np.empty(size)
+                passes.statistics_span(kernel_rows, weights, form, about, 0, ranges, scratch, levels, sums)
+                tree.push(sums)
+                return
+            workers = min(numba.get_num_threads(), ranges)
+            most = max(workers, min(_SPANS_PER_WORKER * workers, _BUDGET // (8 * size)))
+            span = _power_of_two_at_least(-(-ranges // most))
+            levels = self._buffer("levels", (workers, span.bit_length(), size))
+            partial = self._buffer("partial", (-(-ranges // span), size))
+            scratch = self._scratch(workers, form)
+            passes.statistics_parallel(kernel_rows, weights, form, about, ranges, span, scratch, levels, partial)
+        spans = TreeSum()
+        for sums in partial:
+            spans.push(sums)
+        total = spans.total()
+        tree.push(total.copy() if len(partial) == 1 else total)
+
+    def _write(self, rows: np.ndarray, form: Any, out: list[np.ndarray]) -> int:
+        ranges = -(-rows.shape[0] // RANGE_ROWS)
+        kernel_rows = _as_kernel_rows(rows)
+        with parallel_region() as allowed:
+            if not allowed or ranges == 1:
+                lost = np.zeros((1, 1), np.int64)
+                passes.rows_span(kernel_rows, form, 0, ranges, self._scratch(1, form)[0], *out, lost[0])
+            else:
+                workers = min(numba.get_num_threads(), ranges)
+                span = max(1, ranges // (_SPANS_PER_WORKER * workers))
+                lost = np.zeros((-(-ranges // span), 1), np.int64)
+                scratch = self._scratch(workers, form)
+                passes.rows_parallel(kernel_rows, form, ranges, span, scratch, *out, lost)
+        return int(lost.sum())

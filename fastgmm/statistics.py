@@ -1,0 +1,65 @@
+"""What one pass over the rows leaves for the next step: weights and moments about centres."""
+
+from typing import NamedTuple
+
+import numpy as np
+
+
+class Statistics(NamedTuple):
+    """Sufficient statistics of a mixture, about `centres`. Those with equal centres add.
+
+    The second moments have the structure's shape: (k, d, d) full, of which the lower triangle counts; (d, d) tied,
+    summed over components; (k, d) diag; (k,) spherical, summed over features.
+    """
+
+    centres: np.ndarray  # (k, d)
+    weight: np.ndarray  # (k,): Σ_i w_i r_ic
+    first: np.ndarray  # (k, d): Σ_i w_i r_ic (x_i - centre_c)
+    second: np.ndarray  # Σ_i w_i r_ic (x_i - centre_c)(x_i - centre_c)ᵀ
+    log_likelihood: float  # Σ_i w_i log p(x_i)
+    lost: int  # rows whose log-likelihood is not finite
+
+
+def add(a: Statistics, b: Statistics) -> Statistics:
+    """Statistics of the rows of `a` and `b` together; both must be about the same centres."""
+    if not np.array_equal(a.centres, b.centres):
+        raise ValueError("Statistics about different centres do not add; take both about the same ones.")
+    return Statistics(
+        a.centres,
+        a.weight + b.weight,
+        a.first + b.first,
+        a.second + b.second,
+        a.log_likelihood + b.log_likelihood,
+        a.lost + b.lost,
+    )
+
+
+class TreeSum:
+    """Add vectors in a binary tree over their index, as a binary counter carries.
+
+    The tree is the one `kernels.passes.statistics_span` follows, so sums over parts of equal, power-of-two length
+    (the last may be shorter) have the bits of the whole.
+    """
+
+    def __init__(self) -> None:
+        self._waiting: list[np.ndarray | None] = []
+
+    def push(self, vector: np.ndarray) -> None:
+        """Append the next vector; it is not copied and may be changed."""
+        for level, waiting in enumerate(self._waiting):
+            if waiting is None:
+                self._waiting[level] = vector
+                return
+            vector = waiting + vector
+            self._waiting[level] = None
+        self._waiting.append(vector)
+
+    def total(self) -> np.ndarray:
+        """The sum of everything pushed so far."""
+        result: np.ndarray | None = None
+        for waiting in self._waiting:
+            if waiting is not None:
+                result = waiting if result is None else waiting + result
+        if result is None:
+            raise ValueError("Nothing was pushed, so there is no sum.")
+        return result
