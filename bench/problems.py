@@ -59,16 +59,15 @@ QUICK_PROBLEMS = (
 
 
 def make_rows(problem: Problem, seed: int = 0) -> Array:
-    """Draw rows from a mixture of the problem's shape.
+    """Draw rows from a mixture of the problem's shape, from each component in turn.
 
-    Its means spread about as widely as its components: further apart, a start from single rows leaves components of
-    many features with fewer rows than a covariance needs.
+    The means spread twice as widely as the components, which overlap the more the fewer features there are.
     """
     random = np.random.default_rng([seed, problem.rows, problem.features, problem.components])
-    means = random.standard_normal((problem.components, problem.features))
+    means = 2.0 * random.standard_normal((problem.components, problem.features))
     mixing = random.standard_normal((problem.components, problem.features, problem.features))
     mixing /= np.sqrt(problem.features)
-    component = random.integers(problem.components, size=problem.rows)
+    component = np.arange(problem.rows) % problem.components
     rows = random.standard_normal((problem.rows, problem.features))
     for c in range(problem.components):
         members = component == c
@@ -77,9 +76,13 @@ def make_rows(problem: Problem, seed: int = 0) -> Array:
 
 
 def make_start(problem: Problem, rows: Array, seed: int = 1) -> Start:
-    """Return uniform weights, seeded rows as means, and the variances of the data as covariances."""
-    random = np.random.default_rng(seed)
-    k, d = problem.components, problem.features
+    """Return uniform weights, seeded rows as means, and the variances of the data as covariances.
+
+    The rows are k successive ones, hence one of each component. Any k rows would do at first, but not for long: in
+    many features some would attract fewer rows than a covariance needs, and no peer survives that unregularised.
+    """
+    k = problem.components
+    first = k * int(np.random.default_rng(seed).integers(problem.rows // k))
     precisions = 1.0 / rows.var(axis=0)
     shapes = {
         "full": lambda: np.tile(np.diag(precisions), (k, 1, 1)),
@@ -87,6 +90,4 @@ def make_start(problem: Problem, rows: Array, seed: int = 1) -> Start:
         "diag": lambda: np.tile(precisions, (k, 1)),
         "spherical": lambda: np.full(k, 1.0 / rows.var(axis=0).mean()),
     }
-    chosen = random.choice(len(rows), size=k, replace=False)
-    assert precisions.shape == (d,)
-    return Start(np.full(k, 1.0 / k), rows[chosen].copy(), shapes[problem.structure]())
+    return Start(np.full(k, 1.0 / k), rows[first : first + k].copy(), shapes[problem.structure]())

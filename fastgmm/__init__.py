@@ -1,9 +1,16 @@
 """Gaussian mixtures for large data sets, and the Metropolis-Hastings draws they fit, in compiled loops."""
 
-from fastgmm.estimator import DegenerateComponentWarning, DegenerateFitError, GaussianMixture
+from fastgmm.estimator import DegenerateComponentWarning, DegenerateFitError, GaussianMixture, RegularisationWarning
 from fastgmm.mcmc.sample import sample
 from fastgmm.mixture import Mixture
 
 __version__ = "0.1.0"
 
-__all__ = ["DegenerateComponentWarning", "DegenerateFitError", "GaussianMixture", "Mixture", "sample"]
+__all__ = [
+    "DegenerateComponentWarning",
+    "DegenerateFitError",
+    "GaussianMixture",
+    "Mixture",
+    "RegularisationWarning",
+    "sample",
+]

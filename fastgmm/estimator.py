@@ -4,6 +4,7 @@ import math
 import time
 import warnings
 from numbers import Integral, Real
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -31,6 +32,8 @@ _NOT_CONVERGED = (
     "Best performing initialization did not converge. Try different init parameters, or increase max_iter, tol, or "
     "check for degenerate data."
 )
+_EPS = float(np.finfo(np.float64).eps)
+_LARGEST_REGULARISATION = 0.1  # of a feature's variance, before we warn
 _EVALUATED_ROWS = 1 << 18  # rows of a block where only a summary or a cast of each is kept
 
 
@@ -50,6 +53,10 @@ class DegenerateFitError(ValueError):
 
 class DegenerateComponentWarning(UserWarning):
     """A fitted component rests on too few rows, or on `reg_covar` alone."""
+
+
+class RegularisationWarning(UserWarning):
+    """`reg_covar` rivals the variance of the data, so that it shapes the fit."""
 
 
 class GaussianMixture(DensityMixin, BaseEstimator):
@@ -216,6 +223,8 @@ class GaussianMixture(DensityMixin, BaseEstimator):
             If the best start did not converge within `max_iter` iterations.
         DegenerateComponentWarning
             If components are empty, hold too few rows, or rest on `reg_covar`; it names them.
+        RegularisationWarning
+            If `reg_covar` is more than a tenth of the variance of a feature; it names the features.
         """
         self._fit(X)
         return self
@@ -243,6 +252,7 @@ class GaussianMixture(DensityMixin, BaseEstimator):
             if not best.converged:
                 warnings.warn(_NOT_CONVERGED, ConvergenceWarning, stacklevel=4)
             self._warn_of_degenerate_components(best.parameters, rows.shape[0])
+            self._warn_of_regularisation(best.parameters)
         return rows
 
     def _check_against_data(self, rows: np.ndarray, warm: bool) -> None:
@@ -345,8 +355,8 @@ class GaussianMixture(DensityMixin, BaseEstimator):
         structure = STRUCTURES[self.covariance_type]
         k, d = parameters.means.shape
         rows = parameters.weights * n_rows
-        traces = np.einsum("cjj->c", structure.dense(parameters.covariances, k, d))
-        collapsed = traces <= d * self.reg_covar * (1 + 1e-6)
+        widths = _variances(parameters, structure).mean(axis=1)
+        collapsed = widths <= self.reg_covar * (1 + 1e-6)
         # A full covariance of fewer rows than features + 1 is singular but for reg_covar.
         short = rows < d + 0.5 if structure.n_covariance_parameters(k, d) > k * d else rows < 1.5
         short &= not structure.SHARED
@@ -356,7 +366,9 @@ class GaussianMixture(DensityMixin, BaseEstimator):
             "on fewer rows than their covariance needs": short & ~collapsed & (rows >= 0.5),
         }
         found = [
-            f"{', '.join(map(str, np.flatnonzero(which)))} ({reason})" for reason, which in reasons.items() if which.any()
+            f"{', '.join(map(str, np.flatnonzero(which)))} ({reason})"
+            for reason, which in reasons.items()
+            if which.any()
         ]
         if found:
             warnings.warn(
@@ -365,6 +377,22 @@ class GaussianMixture(DensityMixin, BaseEstimator):
                 DegenerateComponentWarning,
                 stacklevel=5,
             )
+
+    def _warn_of_regularisation(self, parameters: Parameters) -> None:
+        variances = _data_variances(parameters, STRUCTURES[self.covariance_type], self.reg_covar)
+        rivalled = np.flatnonzero((variances > 0) & (self.reg_covar > _LARGEST_REGULARISATION * variances))
+        if len(rivalled) == 0:
+            return
+        names = getattr(self, "feature_names_in_", np.arange(self.n_features_in_))[rivalled]
+        more = f" and {len(names) - 10} more" if len(names) > 10 else ""
+        warnings.warn(
+            f"reg_covar={self.reg_covar:g} is more than a tenth of the variance of feature"
+            f"{'s' if len(names) > 1 else ''} {', '.join(map(str, names[:10]))}{more} (the least is "
+            f"{variances[rivalled].min():.3g}) and so shapes the fit. Scale the data, for instance with "
+            "sklearn.preprocessing.StandardScaler, or lower reg_covar.",
+            RegularisationWarning,
+            stacklevel=5,
+        )
 
     def _set_fitted(self, best: engine.Run, dtype: Any) -> None:
         structure = STRUCTURES[self.covariance_type]
@@ -426,28 +454,27 @@ class GaussianMixture(DensityMixin, BaseEstimator):
     def score(self, X: Any, y: Any = None) -> float:
         """Mean log-likelihood per row, in nats."""
         check_is_fitted(self)
-        return self._total_log_likelihood(check_rows(self, X, fitting=False))[0]
+        rows = check_rows(self, X, fitting=False)
+        return self._total_log_likelihood(rows) / len(rows)
 
-    def _total_log_likelihood(self, rows: np.ndarray) -> tuple[float, float]:
-        """Mean and sum of the log-likelihood, a block of rows at a time."""
-        sums = [
-            float(self._evaluate(rows[i : i + _EVALUATED_ROWS], "log_likelihoods").sum(dtype=np.float64))
-            for i in range(0, len(rows), _EVALUATED_ROWS)
-        ]
-        total = math.fsum(sums)
-        return total / len(rows), total
+    def _total_log_likelihood(self, rows: np.ndarray) -> float:
+        """Sum of the log-likelihood, a block of rows at a time."""
+        return math.fsum(
+            len(block) * float(self._evaluate(block, "log_likelihoods").mean())
+            for block in (rows[i : i + _EVALUATED_ROWS] for i in range(0, len(rows), _EVALUATED_ROWS))
+        )
 
     def bic(self, X: Any) -> float:
         """Bayesian information criterion on X; the lower the better."""
         check_is_fitted(self)
         rows = check_rows(self, X, fitting=False)
-        return criteria.bic(self._total_log_likelihood(rows)[1], self._n_parameters(), len(rows))
+        return criteria.bic(self._total_log_likelihood(rows), self._n_parameters(), len(rows))
 
     def aic(self, X: Any) -> float:
         """Akaike information criterion on X; the lower the better."""
         check_is_fitted(self)
         rows = check_rows(self, X, fitting=False)
-        return criteria.aic(self._total_log_likelihood(rows)[1], self._n_parameters())
+        return criteria.aic(self._total_log_likelihood(rows), self._n_parameters())
 
     def sample(self, n_samples: int = 1) -> tuple[np.ndarray, np.ndarray]:
         """Draw points from the fitted mixture.
@@ -462,7 +489,7 @@ class GaussianMixture(DensityMixin, BaseEstimator):
         check_is_fitted(self)
         if n_samples < 1:
             raise ValueError(
-                f"Invalid value for 'n_samples': {self.n_components} . The sampling requires at least one sample."
+                f"Invalid value for 'n_samples': {n_samples} . The sampling requires at least one sample."
             )
         random = check_random_state(self.random_state)
         mixture = self.mixture_
@@ -529,6 +556,24 @@ class _Printer:
         else:
             elapsed = time.perf_counter() - self._started
             print(f"Initialization {status}. time lapse {elapsed:.5f}s\t lower bound {run.log_likelihood:.5f}.")
+
+
+def _variances(parameters: Parameters, structure: ModuleType) -> np.ndarray:
+    """Variance of each feature within each component, shape (k, d)."""
+    k, d = parameters.means.shape
+    covariances = parameters.covariances
+    diagonals = np.diagonal(covariances, axis1=-2, axis2=-1) if structure.MATRICES else covariances.reshape(k, -1)
+    return np.broadcast_to(diagonals, (k, d))
+
+
+def _data_variances(parameters: Parameters, structure: ModuleType, reg_covar: float) -> np.ndarray:
+    """Variance of each feature under the mixture but for `reg_covar`; 0 where that is rounding alone."""
+    weights, means = parameters.weights, parameters.means
+    deviations = means - weights @ means
+    within = weights @ _variances(parameters, structure)
+    variances = within - reg_covar + weights @ deviations**2
+    rounding = 16 * _EPS * within + (16 * _EPS * np.abs(means).max(axis=0)) ** 2
+    return np.where(variances > rounding, variances, 0.0)
 
 
 def _check_init(values: Any, shape: tuple[int, ...], name: str) -> np.ndarray:

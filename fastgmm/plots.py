@@ -115,7 +115,7 @@ def plot_samples(
     matplotlib.axes.Axes
         The axes drawn on.
     """
-    ax = ax or _new_axes((7.0, 5.6))
+    ax = ax or _new_axes((7.0, 6.0))
     draws = np.asarray(draws)
     density = np.asarray(density)
     levels = MaxNLocator(10).tick_values(0.0, float(density.max()))[1:]
@@ -128,7 +128,7 @@ def plot_samples(
     _label_plane(ax, title)
     handles, _ = ax.get_legend_handles_labels()
     line = Line2D([], [], color=contours.get_cmap()(0.7), linewidth=1.4, label="contours of the target")
-    ax.legend(handles=[*handles, line], loc="best", framealpha=0.9)
+    _place_legend_below(ax, [*handles, line])
     return ax
 
 
@@ -160,7 +160,7 @@ def plot_classes(
     matplotlib.axes.Axes
         The axes drawn on.
     """
-    ax = ax or _new_axes((7.0, 5.6))
+    ax = ax or _new_axes((7.0, 6.0))
     draws, labels = np.asarray(draws), np.asarray(labels)
     components = zip(mixture.weights, mixture.means, mixture.covariances_dense, strict=True)
     for component, (weight, mean, covariance) in enumerate(components):
@@ -178,13 +178,13 @@ def plot_classes(
         )
         for deviations, (style, _) in ELLIPSES.items():
             _draw_ellipse(ax, mean, covariance, deviations, colour, style)
-        ax.plot(*mean, marker="+", color="white", markersize=15, markeredgewidth=5)
-        ax.plot(*mean, marker="+", color="black", markersize=13, markeredgewidth=2)
+        ax.plot(*mean, marker="+", color="white", markersize=15, markeredgewidth=5, zorder=4)
+        ax.plot(*mean, marker="+", color="black", markersize=13, markeredgewidth=2, zorder=4)
     _label_plane(ax, title)
     handles, _ = ax.get_legend_handles_labels()
     handles.append(Line2D([], [], color="black", marker="+", markersize=10, markeredgewidth=2, ls="", label="mean"))
     handles += [Line2D([], [], color="black", ls=style, label=label) for style, label in ELLIPSES.values()]
-    ax.legend(handles=handles, loc="best", fontsize="small", framealpha=0.9)
+    _place_legend_below(ax, handles)
     return ax
 
 
@@ -225,8 +225,8 @@ def plot_criterion(
         ax.plot(counts, column, color=colour, marker=marker, ls=style, markersize=max(size, 4), label=structure)
     structure, row = _lowest(values)
     best = float(np.asarray(values[structure])[row])
-    ring: dict[str, Any] = {"markersize": 17, "markerfacecolor": "none", "markeredgecolor": "black", "markeredgewidth": 1.6}
-    ax.plot(counts[row], best, marker="o", linestyle="", label="lowest", **ring)
+    ring: dict[str, Any] = {"markersize": 17, "markerfacecolor": "none", "markeredgewidth": 1.6}
+    ax.plot(counts[row], best, marker="o", color="black", linestyle="", label="lowest", **ring)
     plural = "" if counts[row] == 1 else "s"
     ax.set_title(title or f"{name}: lowest with {counts[row]} component{plural}, {structure}")
     ax.set(xlabel="number of components", ylabel=f"{name} (lower is better)")
@@ -314,6 +314,11 @@ def _label_plane(ax: Axes, title: str) -> None:
     ax.set_aspect("equal", adjustable="datalim")
     ax.grid(alpha=0.25)
     ax.set_axisbelow(True)
+
+
+def _place_legend_below(ax: Axes, handles: Sequence[Any]) -> None:
+    """Put the legend under the axes, where it hides no point."""
+    ax.legend(handles=handles, loc="upper center", bbox_to_anchor=(0.5, -0.1), ncols=2, frameon=False)
 
 
 def _draw_ellipse(

@@ -165,7 +165,7 @@ def make_driver(accepts=None):
                 points[i, j] = state.position[j]
 
     if COMPILED:
-        drive.compile(chain.block_signature().args[:6] + (numba.float64[:, ::1], numba.float64[::1]))
+        drive.compile((*chain.block_signature().args[:6], numba.float64[:, ::1], numba.float64[::1]))
         drive.disable_compile()
     return drive
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import numba
-from numba import config
+from numba import config, types
 from numba.extending import overload
 
 # Rows of a tile. 256 rows of 8 features and their 8 log-densities fill half of a first-level cache, and the
@@ -114,9 +114,35 @@ def kernel(function: Callable[..., Any] | None = None, *, flags: frozenset[str] 
     return _njit(function, fastmath=set(flags))
 
 
-def parallel_kernel(function: Callable[..., Any]) -> Any:
+class ParallelKernel:
+    """A driver `function(share, *arguments)` that runs `share(worker, *arguments)` in a `prange` and does nothing else.
+
+    `share` reaches it as a declared function type. Called by name it would be linked into each of the four libraries
+    Numba builds for a `prange` and optimised there again: 5 s more for a first call.
+    """
+
+    def __init__(self, function: Callable[..., None]) -> None:
+        self._function = function
+        self._compiled: dict[tuple[Any, ...], Any] = {}
+        functools.update_wrapper(self, function)
+
+    def __call__(self, share: Any, *arguments: Any) -> None:
+        if not COMPILED:
+            self._function(share, *arguments)
+            return
+        signature = tuple(numba.typeof(argument) for argument in arguments)
+        compiled = self._compiled.get(signature)
+        if compiled is None:
+            share_type = types.FunctionType(types.void(types.int64, *signature))
+            compiled = self._compiled[signature] = _njit(
+                self._function, types.void(share_type, *signature), parallel=True, fastmath=set(ELEMENTWISE)
+            )
+        compiled(share, *arguments)
+
+
+def parallel_kernel(function: Callable[..., None]) -> ParallelKernel:
     """Compile a driver that holds a `prange` and nothing else."""
-    return _njit(function, parallel=True, fastmath=set(ELEMENTWISE))
+    return ParallelKernel(function)
 
 
 def kernel_with_signature(function: Callable[..., Any], signature: Any) -> Any:
@@ -176,19 +202,28 @@ if hasattr(os, "register_at_fork"):
 
 
 @contextlib.contextmanager
-def parallel_region() -> Iterator[bool]:
-    """Say whether parallel code may be entered now, and hold the place while it runs.
+def parallel_region(tasks: int) -> Iterator[int]:
+    """Say how many workers may share `tasks` now, and hold the place while they do.
 
-    A forked child may not (GNU OpenMP ends the process), nor may a second Python thread (the workqueue layer
-    aborts it); both run the serial body, whose bits are the same.
+    A forked child may not enter parallel code (GNU OpenMP ends the process), nor may a second Python thread (the
+    workqueue layer aborts it): there it is one worker, the calling thread, and the bits are the same.
     """
-    if _forked or numba.get_num_threads() == 1 or not _parallel_entry.acquire(blocking=False):
-        yield False
+    workers = min(int(numba.get_num_threads()), tasks)
+    if _forked or workers <= 1 or not _parallel_entry.acquire(blocking=False):
+        yield 1
         return
     try:
-        yield True
+        yield workers
     finally:
         _parallel_entry.release()
+
+
+def run_shares(driver: Any, share: Any, arguments: tuple[Any, ...], workers: int) -> None:
+    """Run `share(worker, *arguments)` for every worker; one alone needs no parallel code."""
+    if workers == 1:
+        share(0, *arguments)
+    else:
+        driver(share, *arguments)
 
 
 def count_threads(n_jobs: int | None) -> int:

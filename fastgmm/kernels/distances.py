@@ -20,7 +20,8 @@ def distances_to(rows, centres, tile, buffer, out):
         load_tile(rows, start, count, tile)
         for c in range(k):
             squared_distances(tile, centres[c], d, buffer)
-            out[c, start : start + count] = buffer[:count]
+            for i in range(count):
+                out[c, start + i] = buffer[i]
 
 
 @kernel

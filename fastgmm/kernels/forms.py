@@ -251,20 +251,25 @@ def _centred_moments(tile, centre, r, features, work, first, second):
     _second_moments(work, r, features, second)
 
 
+@kernel
+def _component_moments(tile, centre, r, work, first, second, size):
+    # Numba settles this branch by the type of `size` and compiles only one of the two.
+    if size.ndim <= 4:
+        _small_moments(tile, centre, r, first, second, size.shape)
+    else:
+        _centred_moments(tile, centre, r, size.ndim, work, first, second)
+
+
 @accumulate.body(SmallTriangular)
 @kernel
 def _accumulate_small(form, tile, work, values, total, weights, centres, sums):
-    k = form.means.shape[0]
-    d = form.size.ndim
+    k, d = form.means.shape
     divide(weights, total, total)
     scale_components(values, k, total, sums[HEAD:])
     for c in range(k):
         first = sums[HEAD + k + c * d :]
         second = sums[HEAD + k + k * d + c * d * d :]
-        if d <= 4:
-            _small_moments(tile, centres[c], values[c * TILE_ROWS :], first, second, form.size.shape)
-        else:
-            _centred_moments(tile, centres[c], values[c * TILE_ROWS :], d, work, first, second)
+        _component_moments(tile, centres[c], values[c * TILE_ROWS :], work, first, second, form.size)
 
 
 @kernel(flags=SUMS)

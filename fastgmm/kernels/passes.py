@@ -29,6 +29,19 @@ def _weighted_sum(values, weights):
 
 
 @kernel
+def _copy(values, out):
+    # Slice assignment would compile the text of its own error message: 2 s of a first call.
+    for j in range(out.size):
+        out[j] = values[j]
+
+
+@kernel
+def _add(values, out):
+    for j in range(out.size):
+        out[j] += values[j]
+
+
+@kernel
 def _range_sums(rows, row_weights, form, centres, start, stop, scratch, sums):
     """Set `sums` to the statistics of rows[start:stop]."""
     k, d = form.means.shape
@@ -66,33 +79,34 @@ def statistics_span(rows, row_weights, form, centres, first, last, scratch, leve
         _range_sums(rows, row_weights, form, centres, start, min(n, start + RANGE_ROWS), scratch, sums)
         level = 0
         while (index >> level) & 1:
-            for j in range(sums.size):
-                sums[j] = levels[level, j] + sums[j]
+            _add(levels[level], sums)
             level += 1
-        levels[level, :] = sums
+        _copy(sums, levels[level])
     waiting = last - first
     level = 0
     while not (waiting >> level) & 1:
         level += 1
-    sums[:] = levels[level]
+    _copy(levels[level], sums)
     while (waiting >> (level + 1)) > 0:
         level += 1
         if (waiting >> level) & 1:
-            for j in range(sums.size):
-                sums[j] = levels[level, j] + sums[j]
+            _add(levels[level], sums)
+
+
+@kernel
+def statistics_share(worker, rows, row_weights, form, centres, ranges, span, scratch, levels, sums):
+    """One worker's share of a pass: every scratch.shape[0]-th span of `span` ranges, each into its row of `sums`."""
+    for s in range(worker, sums.shape[0], scratch.shape[0]):
+        first = s * span
+        last = min(ranges, first + span)
+        statistics_span(rows, row_weights, form, centres, first, last, scratch[worker], levels[worker], sums[s])
 
 
 @parallel_kernel
-def statistics_parallel(rows, row_weights, form, centres, ranges, span, scratch, levels, sums):
-    """`statistics_span` for every span of `span` ranges, dealt to one worker per row of `scratch`."""
-    workers = scratch.shape[0]
-    for worker in prange(workers):
-        for s in range(worker, sums.shape[0], workers):
-            first = s * span
-            last = min(ranges, first + span)
-            statistics_span(
-                rows, row_weights, form, centres, first, last, scratch[worker], levels[worker], sums[s]
-            )
+def statistics_parallel(share, rows, row_weights, form, centres, ranges, span, scratch, levels, sums):
+    """`statistics_share` for all workers at once."""
+    for worker in prange(scratch.shape[0]):
+        share(np.int64(worker), rows, row_weights, form, centres, ranges, span, scratch, levels, sums)
 
 
 @kernel
@@ -132,24 +146,27 @@ def rows_span(rows, form, first, last, scratch, log_likelihoods, responsibilitie
         log_sum(largest, total, sums)
         lost[0] += count_lost(sums, count)
         if log_likelihoods.size:
-            log_likelihoods[start : start + count] = sums[:count]
+            _copy(sums, log_likelihoods[start : start + count])
         if responsibilities.size:
             for i in range(count):
                 for c in range(k):
                     responsibilities[start + i, c] = densities[c * TILE_ROWS + i] / total[i]
 
 
+@kernel
+def rows_share(worker, rows, form, ranges, span, scratch, log_likelihoods, responsibilities, labels, lost):
+    """One worker's share of a pass: every scratch.shape[0]-th span of `span` ranges."""
+    for s in range(worker, lost.shape[0], scratch.shape[0]):
+        first = s * span
+        last = min(ranges, first + span)
+        rows_span(rows, form, first, last, scratch[worker], log_likelihoods, responsibilities, labels, lost[s])
+
+
 @parallel_kernel
-def rows_parallel(rows, form, ranges, span, scratch, log_likelihoods, responsibilities, labels, lost):
-    """`rows_span` for every span of `span` ranges, dealt to one worker per row of `scratch`."""
-    workers = scratch.shape[0]
-    for worker in prange(workers):
-        for s in range(worker, lost.shape[0], workers):
-            first = s * span
-            last = min(ranges, first + span)
-            rows_span(
-                rows, form, first, last, scratch[worker], log_likelihoods, responsibilities, labels, lost[s]
-            )
+def rows_parallel(share, rows, form, ranges, span, scratch, log_likelihoods, responsibilities, labels, lost):
+    """`rows_share` for all workers at once."""
+    for worker in prange(scratch.shape[0]):
+        share(np.int64(worker), rows, form, ranges, span, scratch, log_likelihoods, responsibilities, labels, lost)
 
 
 def empty_outputs() -> tuple[np.ndarray, np.ndarray, np.ndarray]:

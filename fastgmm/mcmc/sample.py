@@ -87,7 +87,8 @@ def sample(
         warm-up, so that a chain takes `warmup + thin * draws` steps.
     seed : int, SeedSequence, Generator or None, default=None
         Chain c uses the c-th child of this seed's `SeedSequence` and is the same whatever `chains` and `n_jobs` are.
-        A Generator is drawn from once. None takes fresh entropy.
+        A Generator is drawn from once and a SeedSequence spawns, so each serves a second call with new chains. None
+        takes fresh entropy.
     proposal_cov : array_like of shape (dim, dim), optional
         Covariance of the candidates about the current position; the identity if None.
     n_jobs : int, optional

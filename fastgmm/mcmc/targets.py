@@ -16,7 +16,7 @@ from numba.core.errors import NumbaError
 from numba.core.registry import cpu_target
 from numba.extending import intrinsic
 
-from fastgmm.kernels._jit import COMPILED, kernel
+from fastgmm.kernels._jit import COMPILED, SUMS, kernel
 from fastgmm.kernels.chain import LOG_DENSITY
 from fastgmm.mixture import Mixture
 
@@ -270,7 +270,7 @@ _read_mixture = _unpacker(
 )
 
 
-@kernel
+@kernel(flags=SUMS)  # a third faster at d = 20, the same at d = 2
 def mixture_log_density(x: np.ndarray, constants: np.ndarray, means: np.ndarray, factors: np.ndarray) -> float:
     """Evaluate `log Σ_c exp(constants[c] - |F_c (x - μ_c)|² / 2)` with one exponential per component.
 

@@ -3,11 +3,10 @@
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
-import numba
 import numpy as np
 
 from fastgmm.kernels import passes
-from fastgmm.kernels._jit import RANGE_ROWS, parallel_region
+from fastgmm.kernels._jit import RANGE_ROWS, parallel_region, run_shares
 from fastgmm.kernels.forms import moments, sums_size
 from fastgmm.statistics import Statistics, TreeSum
 
@@ -130,39 +129,33 @@ class ArrayRows:
     def _add_sums(self, rows: np.ndarray, weights: np.ndarray, form: Any, about: np.ndarray, tree: TreeSum) -> None:
         ranges = -(-rows.shape[0] // RANGE_ROWS)
         size = sums_size(form)
-        kernel_rows = _as_kernel_rows(rows)
-        with parallel_region() as allowed:
-            if not allowed or ranges == 1:
-                scratch = self._scratch(1, form)[0]
-                levels = self._buffer("levels", (1, ranges.bit_length(), size))[0]
-                sums = np.empty(size)
-                passes.statistics_span(kernel_rows, weights, form, about, 0, ranges, scratch, levels, sums)
-                tree.push(sums)
-                return
-            workers = min(numba.get_num_threads(), ranges)
+        with parallel_region(ranges) as workers:
             most = max(workers, min(_SPANS_PER_WORKER * workers, _BUDGET // (8 * size)))
             span = _power_of_two_at_least(-(-ranges // most))
-            levels = self._buffer("levels", (workers, span.bit_length(), size))
             partial = self._buffer("partial", (-(-ranges // span), size))
+            levels = self._buffer("levels", (workers, span.bit_length(), size))
             scratch = self._scratch(workers, form)
-            passes.statistics_parallel(kernel_rows, weights, form, about, ranges, span, scratch, levels, partial)
+            run_shares(
+                passes.statistics_parallel,
+                passes.statistics_share,
+                (_as_kernel_rows(rows), weights, form, about, ranges, span, scratch, levels, partial),
+                workers,
+            )
         spans = TreeSum()
         for sums in partial:
             spans.push(sums)
-        total = spans.total()
-        tree.push(total.copy() if len(partial) == 1 else total)
+        # A single span is still in the buffer that the next pass overwrites.
+        tree.push(spans.total().copy() if len(partial) == 1 else spans.total())
 
     def _write(self, rows: np.ndarray, form: Any, out: list[np.ndarray]) -> int:
         ranges = -(-rows.shape[0] // RANGE_ROWS)
-        kernel_rows = _as_kernel_rows(rows)
-        with parallel_region() as allowed:
-            if not allowed or ranges == 1:
-                lost = np.zeros((1, 1), np.int64)
-                passes.rows_span(kernel_rows, form, 0, ranges, self._scratch(1, form)[0], *out, lost[0])
-            else:
-                workers = min(numba.get_num_threads(), ranges)
-                span = max(1, ranges // (_SPANS_PER_WORKER * workers))
-                lost = np.zeros((-(-ranges // span), 1), np.int64)
-                scratch = self._scratch(workers, form)
-                passes.rows_parallel(kernel_rows, form, ranges, span, scratch, *out, lost)
+        with parallel_region(ranges) as workers:
+            span = max(1, ranges // (_SPANS_PER_WORKER * workers))
+            lost = np.zeros((-(-ranges // span), 1), np.int64)
+            run_shares(
+                passes.rows_parallel,
+                passes.rows_share,
+                (_as_kernel_rows(rows), form, ranges, span, self._scratch(workers, form), *out, lost),
+                workers,
+            )
         return int(lost.sum())
