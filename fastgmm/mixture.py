@@ -2,6 +2,7 @@
 
 import math
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -62,6 +63,7 @@ class Mixture:
     covariances: np.ndarray
     factors: np.ndarray
     covariance_type: str
+    _structure: ModuleType
 
     def __init__(self, weights: Any, means: Any, covariances: Any, covariance_type: str = "full") -> None:
         if covariance_type not in STRUCTURES:
@@ -257,25 +259,34 @@ class Mixture:
         Raises
         ------
         ValueError
-            If the file lacks an array, or holds parameters that are not a mixture's.
+            If the file is no .npz archive, lacks an array, or holds parameters that are not a mixture's.
         """
-        with np.load(path, allow_pickle=False) as file:
-            missing = {*Parameters._fields, "covariance_type"} - set(file.files)
-            if missing:
-                raise ValueError(f"{path} is not a saved Mixture: it has no {', '.join(sorted(missing))}.")
-            parameters = Parameters(*(file[name] for name in Parameters._fields))
-            covariance_type = str(file["covariance_type"])
+        arrays = _read_arrays(path)
+        missing = {*Parameters._fields, "covariance_type"} - set(arrays)
+        if missing:
+            raise ValueError(f"{path} is not a saved Mixture: it has no {', '.join(sorted(missing))}.")
+        parameters = Parameters(*(arrays[name] for name in Parameters._fields))
+        covariance_type = str(arrays["covariance_type"])
         checked = cls(parameters.weights, parameters.means, parameters.covariances, covariance_type)
-        if parameters.factors.shape != checked.factors.shape:
-            raise ValueError(f"{path} is damaged: factors of shape {parameters.factors.shape}.")
-        return cls.from_parameters(parameters, covariance_type)
+        loaded = cls.from_parameters(parameters, covariance_type)
+        if parameters.factors.shape != checked.factors.shape or not loaded._factors_fit():
+            raise ValueError(f"{path} is damaged: its factors are not those of its covariances.")
+        return loaded
+
+    def _factors_fit(self) -> bool:
+        """Whether F Σ Fᵀ = 1 but for rounding, which F of a large condition magnifies."""
+        factors, covariances = self.factors_dense, self.covariances_dense
+        if not np.isfinite(factors).all():
+            return False
+        scale = (factors**2).sum(axis=(1, 2)) * np.einsum("cjj->c", covariances)
+        errors = np.abs(factors @ covariances @ factors.swapaxes(1, 2) - np.eye(self.n_features)).max(axis=(1, 2))
+        return bool((errors <= 1e-8 + 1e-13 * scale).all())
 
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, Mixture):
             return NotImplemented
         return self.covariance_type == other.covariance_type and all(
-            np.array_equal(mine, theirs)
-            for mine, theirs in zip(self.parameters[:3], other.parameters[:3], strict=True)
+            np.array_equal(mine, theirs) for mine, theirs in zip(self.parameters[:3], other.parameters[:3], strict=True)
         )
 
     def __hash__(self) -> int:
@@ -288,6 +299,15 @@ class Mixture:
                 for name in ("weights", "means", "covariances")
             )
         return f"Mixture(\n{body},\n    covariance_type={self.covariance_type!r},\n)"
+
+
+def _read_arrays(path: str | Path) -> dict[str, np.ndarray]:
+    with open(path, "rb") as file:
+        try:
+            with np.lib.npyio.NpzFile(file, allow_pickle=False) as saved:
+                return {name: saved[name] for name in saved.files}
+        except Exception as error:  # damaged bytes make zipfile and NumPy raise errors of a dozen kinds
+            raise ValueError(f"{path} is not a saved Mixture: {error}.") from None
 
 
 def _real_array(values: Any, name: str) -> np.ndarray:

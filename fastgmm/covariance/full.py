@@ -20,10 +20,10 @@ def _maximise(second, counts, shifts, floors, reg_covar, covariances, factors):
     k, d = shifts.shape
     for c in range(k):
         for j in range(d):
-            for l in range(j + 1):
-                value = second[c, j, l] / counts[c] - shifts[c, j] * shifts[c, l]
-                covariances[c, j, l] = value
-                covariances[c, l, j] = value
+            for m in range(j + 1):
+                value = second[c, j, m] / counts[c] - shifts[c, j] * shifts[c, m]
+                covariances[c, j, m] = value
+                covariances[c, m, j] = value
             covariances[c, j, j] += reg_covar
     return factorise_all(covariances, floors, factors)
 

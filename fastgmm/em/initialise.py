@@ -37,8 +37,8 @@ def start_from_kmeans(
         raise ValueError(TOO_LARGE)
     # k-means is EM with equal, vanishing variances. So narrow that a row's nearest centre takes it whole, a pass
     # with the structure's own kernel takes the moments, with no labels in between.
-    width = 1e-8 * math.sqrt(inertia / len(rows)) if inertia > 0 else 1.0
-    sharp = _isotropic_parameters(centres, width, structure)
+    spread = math.sqrt(inertia / len(rows)) or float(np.ptp(centres, axis=0).max()) or 1.0
+    sharp = _isotropic_parameters(centres, 1e-8 * spread, structure)
     return maximise(source, source.reduce(structure.form(sharp)), sharp, structure, reg_covar)
 
 
@@ -68,9 +68,7 @@ def start_at_rows(means: np.ndarray, structure: ModuleType, reg_covar: float) ->
     """One row in each component."""
     k = len(means)
     second = structure.stack([structure.second_moments(np.zeros((1, means.shape[1])), np.ones(1))] * k)
-    update: Update = structure.maximise(
-        Statistics(means, np.ones(k), np.zeros_like(means), second, 0.0, 0), reg_covar
-    )
+    update: Update = structure.maximise(Statistics(means, np.ones(k), np.zeros_like(means), second, 0.0, 0), reg_covar)
     return update
 
 

@@ -158,7 +158,7 @@ def chosen_by_class(function: Callable[..., Any]) -> Any:
     Bodies join with `@function.body(SomeNamedTuple)`. Numba resolves the choice while compiling, so a pass that
     calls `function` knows no form, costs nothing for it, and is cached on disk per form.
     """
-    bodies: dict[type, Callable[..., Any]] = {}
+    bodies: dict[Any, Any] = {}
     name = function.__name__
 
     @functools.wraps(function)

@@ -163,7 +163,7 @@ def _small_moments(tile, centre, r, first, second, dims):
 
 @kernel(flags=SUMS)
 def _moments_4x4(a, b, r, second, stride):
-    """second[j, l] += Σ_i r_i a_ji b_li for 4 x 4 outputs held in registers over one sweep of the rows."""
+    """second[j, m] += Σ_i r_i a_ji b_mi for 4 x 4 outputs held in registers over one sweep of the rows."""
     s00 = s01 = s02 = s03 = s10 = s11 = s12 = s13 = 0.0
     s20 = s21 = s22 = s23 = s30 = s31 = s32 = s33 = 0.0
     for i in range(TILE_ROWS):
@@ -235,12 +235,12 @@ def _second_moments(x, r, features, second):
     """Add Σ_i r_i x_i x_iᵀ to the lower triangle of `second` (features, features); blocks on the diagonal are whole."""
     if features % 4 == 0:
         for j in range(0, features, 4):
-            for l in range(0, j + 1, 4):
-                _moments_4x4(x[j * TILE_ROWS :], x[l * TILE_ROWS :], r, second[j * features + l :], features)
+            for m in range(0, j + 1, 4):
+                _moments_4x4(x[j * TILE_ROWS :], x[m * TILE_ROWS :], r, second[j * features + m :], features)
     else:
         for j in range(0, features, 2):
-            for l in range(0, j + 1, 2):
-                _moments_2x2(x[j * TILE_ROWS :], x[l * TILE_ROWS :], r, second[j * features + l :], features)
+            for m in range(0, j + 1, 2):
+                _moments_2x2(x[j * TILE_ROWS :], x[m * TILE_ROWS :], r, second[j * features + m :], features)
 
 
 @kernel
@@ -459,16 +459,12 @@ def _accumulate_shared(form, tile, work, values, total, weights, centres, sums):
     subtract_centre(tile, form.reference, d, work)
     for c in range(k):
         for j in range(d):
-            _subtract_multiple(
-                values[c * TILE_ROWS :], centres[c, j] - form.reference[j], work[j * TILE_ROWS :]
-            )
+            _subtract_multiple(values[c * TILE_ROWS :], centres[c, j] - form.reference[j], work[j * TILE_ROWS :])
     _second_moments(work, weights, d, scatter)
     scale_components(values, k, weights, sums[HEAD:])
     for c in range(k):
         for j in range(d):
-            sums[HEAD + k + c * d + j] += _first_about(
-                tile[j * TILE_ROWS :], centres[c, j], values[c * TILE_ROWS :]
-            )
+            sums[HEAD + k + c * d + j] += _first_about(tile[j * TILE_ROWS :], centres[c, j], values[c * TILE_ROWS :])
 
 
 @kernel(flags=SUMS)
@@ -589,7 +585,7 @@ def _accumulate_isotropic(form, tile, work, values, total, weights, centres, sum
 
 
 def sums_size(form: Any) -> int:
-    """Length of the flat vector of sums: head, weight (k), first moments (k, d), second moments as the form has them."""
+    """Length of the flat vector of sums: head, weight (k), first moments (k, d), and the form's second moments."""
     k, d = form.means.shape
     second = {
         SmallTriangular: k * d * d,
@@ -674,9 +670,7 @@ def diagonal(weights: np.ndarray, means: np.ndarray, scales: np.ndarray) -> Diag
     """Form for the reciprocal standard deviations (k, d)."""
     features = means.shape[1]
     size = _next_multiple_of_four(features)
-    return Diagonal(
-        _log_constants(weights, np.log(scales).sum(1), features), pad(means, size), pad(scales, size)
-    )
+    return Diagonal(_log_constants(weights, np.log(scales).sum(1), features), pad(means, size), pad(scales, size))
 
 
 def isotropic(weights: np.ndarray, means: np.ndarray, scales: np.ndarray) -> Isotropic:
@@ -699,8 +693,8 @@ def _add_pairs(products, centres, features, second):
             if both != 0.0:
                 for j in range(features):
                     scaled = both * (centres[a, j] - centres[b, j])
-                    for l in range(j + 1):
-                        second[j, l] += scaled * (centres[a, l] - centres[b, l])
+                    for m in range(j + 1):
+                        second[j, m] += scaled * (centres[a, m] - centres[b, m])
 
 
 def moments(

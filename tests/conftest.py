@@ -1,0 +1,35 @@
+"""Kernels compiled for tests go to a throw-away folder; tests about compiled code rest when nothing is compiled."""
+
+import os
+import shutil
+import tempfile
+
+import numpy as np
+import pytest
+
+# Before fastgmm is imported: it looks for its folder then.
+_THROW_AWAY = None if "NUMBA_CACHE_DIR" in os.environ else tempfile.mkdtemp(prefix="fastgmm-tests-")
+if _THROW_AWAY:
+    os.environ["NUMBA_CACHE_DIR"] = _THROW_AWAY
+
+
+_INTERPRETED = os.environ.get("NUMBA_DISABLE_JIT", "0") not in ("", "0")
+
+
+def pytest_unconfigure():
+    if _THROW_AWAY:
+        shutil.rmtree(_THROW_AWAY, ignore_errors=True)
+
+
+def pytest_collection_modifyitems(items):
+    if _INTERPRETED:
+        for item in items:
+            if item.get_closest_marker("compiled"):
+                item.add_marker(pytest.mark.skip(reason="about compiled code, and nothing is compiled"))
+
+
+@pytest.fixture(autouse=_INTERPRETED)
+def quiet_wrapping():
+    """The kernels' integers wrap round, which compiled code does in silence and NumPy's scalars do not."""
+    with np.errstate(over="ignore"):
+        yield

@@ -1,0 +1,146 @@
+"""A plain NumPy twin of every kernel and of an EM step, written from the formulas.
+
+Everything takes and returns arrays (n, k), (k, d), ... without tiles or padding, in the precision of its arguments:
+with `np.longdouble` rows it is the exact answer that rounding is measured against.
+"""
+
+import numpy as np
+
+from fastgmm.covariance import STRUCTURES, Parameters
+
+EPS = float(np.finfo(np.float64).eps)
+
+
+def exact(values):
+    """The same values in the widest float there is."""
+    return np.asarray(values).astype(np.longdouble)
+
+
+def deviations(rows, centres):
+    """x_i - centre_c, shape (n, k, d)."""
+    return rows[:, None, :] - centres[None, :, :]
+
+
+def log_densities(rows, weights, means, factors):
+    """log w_c + log N(x_i | μ_c, Σ_c), shape (n, k), for lower triangular factors (k, d, d) with FᵀF = Σ⁻¹."""
+    # log N(x | μ, Σ) = log |F| - d/2 log 2π - |F (x - μ)|² / 2
+    whitened = np.einsum("cjl,icl->icj", factors, deviations(rows, means))
+    log_determinants = np.log(np.einsum("cjj->cj", factors)).sum(axis=1)
+    with np.errstate(divide="ignore"):
+        constants = np.log(weights) + log_determinants - rows.shape[1] / 2 * np.log(2 * exact(np.pi))
+    return (constants - (whitened**2).sum(axis=2) / 2).astype(whitened.dtype)
+
+
+def log_likelihoods(densities):
+    """log Σ_c w_c N(x_i | μ_c, Σ_c), shape (n,)."""
+    largest = densities.max(axis=1)
+    return largest + np.log(np.exp(densities - largest[:, None]).sum(axis=1))
+
+
+def responsibilities(densities):
+    """r_ic = w_c N(x_i | μ_c, Σ_c) / Σ_j w_j N(x_i | μ_j, Σ_j), shape (n, k)."""
+    return np.exp(densities - log_likelihoods(densities)[:, None])
+
+
+# Σ_ic s_ic y_ic y_icᵀ in the shape of each structure, for shares s (n, k) and deviations y (n, k, d).
+_SECOND = {
+    "full": lambda s, y: np.einsum("ic,icj,icl->cjl", s, y, y),
+    "tied": lambda s, y: np.einsum("ic,icj,icl->jl", s, y, y),
+    "diag": lambda s, y: np.einsum("ic,icj->cj", s, y**2),
+    "spherical": lambda s, y: np.einsum("ic,icj->c", s, y**2),
+}
+
+
+def moments(shares, away, structure):
+    """Weight Σ_i s_ic, first Σ_i s_ic y_ic and second moments of deviations y (n, k, d) with shares s (n, k)."""
+    return shares.sum(axis=0), np.einsum("ic,icj->cj", shares, away), _SECOND[structure](shares, away)
+
+
+def counted(parts, structure):
+    """Weight, first and second moments with only the lower triangle of matrices, which is what statistics keep."""
+    weight, first, second = parts
+    return weight, first, np.tril(second) if structure in ("full", "tied") else second
+
+
+def maximise(rows, shares, structure, reg_covar=0.0):
+    """Weights, means and covariances that maximise the expected log-likelihood, by two sweeps over the rows."""
+    d = rows.shape[1]
+    # N_c = Σ_i s_ic, w_c = N_c / N, μ_c = Σ_i s_ic x_i / N_c; then Σ_i s_ic (x_i - μ_c)(x_i - μ_c)ᵀ / N_c
+    counts = shares.sum(axis=0)
+    origin = rows[0]
+    means = origin + shares.T @ (rows - origin) / counts[:, None]
+    second = _SECOND[structure](shares, deviations(rows, means))
+    if structure == "full":
+        covariances = second / counts[:, None, None] + reg_covar * np.eye(d)
+    elif structure == "tied":
+        covariances = second / counts.sum() + reg_covar * np.eye(d)
+    elif structure == "diag":
+        covariances = second / counts[:, None] + reg_covar
+    else:
+        covariances = second / (counts * d) + reg_covar
+    return counts / counts.sum(), means, covariances
+
+
+def em_step(rows, weights, means, covariances, structure, row_weights=None, reg_covar=0.0):
+    """One EM step: the log-likelihood before it, and new weights, means and covariances."""
+    densities = log_densities(rows, weights, means, factorise(covariances, structure, *means.shape))
+    row_weights = np.ones(len(rows)) if row_weights is None else row_weights
+    shares = row_weights[:, None] * responsibilities(densities)
+    return row_weights @ log_likelihoods(densities), *maximise(rows, shares, structure, reg_covar)
+
+
+def dense(values, structure, k, d):
+    """Covariances or factors in a structure's shape as matrices (k, d, d)."""
+    if structure == "full":
+        return values
+    if structure == "tied":
+        return np.broadcast_to(values, (k, d, d))
+    return np.stack([np.diag(np.broadcast_to(value, d)) for value in values])
+
+
+def factorise(covariances, structure, k, d):
+    """Inverse Cholesky factors (k, d, d), lower triangular, of covariances in a structure's shape."""
+    return np.linalg.inv(np.linalg.cholesky(dense(covariances, structure, k, d)))
+
+
+def squared_distances(rows, centres):
+    """|x_i - centre_c|², shape (n, k)."""
+    return (deviations(rows, centres) ** 2).sum(axis=2)
+
+
+def lloyd_pass(rows, centres):
+    """Counts (k,), sums of differences from the nearest centre (k, d), squared distances to it (n,)."""
+    distances = squared_distances(rows, centres)
+    nearest = distances.argmin(axis=1)
+    members = np.eye(len(centres))[nearest]
+    first = np.einsum("ic,icj->cj", members, deviations(rows, centres))
+    return members.sum(axis=0), first, distances.min(axis=1)
+
+
+def tree_sum(vectors):
+    """The sum of a list in a binary tree: the largest power of two of them, plus the rest."""
+    if len(vectors) == 1:
+        return vectors[0]
+    half = 1 << (len(vectors) - 1).bit_length() - 1
+    return tree_sum(vectors[:half]) + tree_sum(vectors[half:])
+
+
+def random_parameters(structure, k, d, random):
+    """Overlapping components of moderate condition, as the library holds them."""
+    shape = STRUCTURES[structure].covariances_shape(k, d)
+    if STRUCTURES[structure].MATRICES:
+        roots = random.normal(size=shape) / np.sqrt(d) + np.eye(d)
+        covariances = roots @ roots.swapaxes(-1, -2) + 0.1 * np.eye(d)
+    else:
+        covariances = random.uniform(0.5, 2.0, size=shape)
+    factors, failed = STRUCTURES[structure].factorise(covariances)
+    assert failed == -1
+    return Parameters(random.dirichlet(np.full(k, 5.0)), random.normal(size=(k, d)), covariances, factors)
+
+
+def random_rows(parameters, structure, n, random):
+    """Rows drawn from a mixture."""
+    k, d = parameters.means.shape
+    labels = random.choice(k, size=n, p=parameters.weights)
+    lower = np.linalg.cholesky(dense(parameters.covariances, structure, k, d))
+    return parameters.means[labels] + np.einsum("ijl,il->ij", lower[labels], random.normal(size=(n, d)))

@@ -1,0 +1,251 @@
+"""What is compiled, when, and where it is kept."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import fastgmm
+
+pytestmark = pytest.mark.compiled
+
+PACKAGE = Path(fastgmm.__file__).parent
+
+LOG_SUM = """
+import numpy as np
+from fastgmm.kernels import _jit, tiles
+
+out = np.empty(_jit.TILE_ROWS)
+tiles.log_sum(np.zeros_like(out), np.ones_like(out), out)
+result = float(out[0])
+folder = str(_jit.CACHE_FOLDER) if _jit.CACHE_FOLDER else None
+"""
+
+LOG = """
+from fastgmm.kernels import _jit, math
+
+result = math.log(1.0)
+folder = str(_jit.CACHE_FOLDER) if _jit.CACHE_FOLDER else None
+"""
+
+FITS = """
+import numpy as np
+from fastgmm import GaussianMixture
+from fastgmm.kernels import passes
+from fastgmm.kernels.distances import distances_to, lloyd_pass
+
+rows = np.random.default_rng(0).normal(size=(400, 2))
+few = np.frombuffer(rows.tobytes()).reshape(rows.shape)
+for X in (rows, np.asfortranarray(rows), rows[::2], rows[::-1], few, (9 * rows).astype(int), rows.astype(np.float16)):
+    fitted = GaussianMixture(2, random_state=0, max_iter=3, tol=1.0).fit(X)
+    fitted.predict(X), fitted.predict_proba(X), fitted.score_samples(X), fitted.fit_predict(X)
+kernels = (passes.statistics_span, passes.rows_span, passes.statistics_parallel, lloyd_pass, distances_to)
+result = {kernel.__name__: len(kernel.signatures) for kernel in kernels}
+folder = {kernel.__name__: sum(kernel.stats.cache_hits.values()) for kernel in kernels}
+"""
+
+TWO_FORMS = """
+from typing import NamedTuple
+
+import numpy as np
+
+from fastgmm.kernels import _jit
+from fastgmm.kernels._jit import chosen_by_class, kernel
+
+
+class Square(NamedTuple):
+    side: np.ndarray
+
+
+class Circle(NamedTuple):
+    radius: np.ndarray
+
+
+@chosen_by_class
+def area(form, out):
+    ...
+
+
+@area.body(Square)
+@kernel
+def _area_of_square(form, out):
+    out[0] = form.side[0] ** 2
+
+
+@area.body(Circle)
+@kernel
+def _area_of_circle(form, out):
+    out[0] = 3.0 * form.radius[0] ** 2
+
+
+@kernel
+def measure(form, out):
+    area(form, out)
+"""
+
+
+def run(code, package, cache=None, preamble="", **environment):
+    """Run `code` in a process of its own with the package that lies in `package`; its `result` and `folder`."""
+    variables = {k: v for k, v in os.environ.items() if not k.startswith(("NUMBA_", "XDG_", "COV"))}
+    variables |= {"PYTHONPATH": str(package), "PYTHONDONTWRITEBYTECODE": "1"}
+    variables |= {"NUMBA_CACHE_DIR": str(cache)} if cache else {}
+    variables |= {name: value for name, value in environment.items() if value is not None}
+    for name in [name for name, value in environment.items() if value is None]:
+        variables.pop(name, None)
+    script = f"{preamble}\n{code}\nimport json\nprint(json.dumps([result, folder]))"
+    command = [sys.executable, "-c", script]
+    done = subprocess.run(command, env=variables, cwd=package, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
+
+
+def machine_code(folder):
+    return {path: path.stat().st_mtime_ns for path in Path(folder).rglob("*.nbc")}
+
+
+@pytest.fixture
+def kernels_only(tmp_path):
+    """A copy of the package with a few kernels and nothing to import beside them."""
+    copy = tmp_path / "copy" / "fastgmm"
+    (copy / "kernels").mkdir(parents=True)
+    (copy / "__init__.py").touch()
+    for name in ("__init__.py", "_jit.py", "math.py", "tiles.py"):
+        shutil.copy(PACKAGE / "kernels" / name, copy / "kernels" / name)
+    return copy.parent
+
+
+def test_importing_compiles_nothing(tmp_path):
+    code = """
+import fastgmm
+from numba.core.dispatcher import Dispatcher
+import sys
+modules = [module for name, module in sys.modules.items() if name.startswith("fastgmm")]
+kernels = [value for module in modules for value in vars(module).values() if isinstance(value, Dispatcher)]
+result = [len(kernels) > 10, sorted({kernel.__name__ for kernel in kernels if kernel.signatures})]
+folder = None
+"""
+    result, _ = run(code, PACKAGE.parent, tmp_path)
+    assert result == [True, []]
+    assert not machine_code(tmp_path)
+
+
+def test_an_upgrade_never_runs_old_kernels(kernels_only, tmp_path):
+    old = run(LOG_SUM, kernels_only, tmp_path)
+    assert run(LOG_SUM, kernels_only, tmp_path) == old
+    # The callee changes, in another file than its cached caller.
+    callee = kernels_only / "fastgmm" / "kernels" / "math.py"
+    callee.write_text(callee.read_text().replace("return n * _LN2_HIGH", "return 1.0 + n * _LN2_HIGH"))
+    new = run(LOG_SUM, kernels_only, tmp_path)
+    assert (old[0], new[0]) == (0.0, 1.0)
+    assert new[1] != old[1]
+    # And back again: the old folder is still good.
+    callee.write_text(callee.read_text().replace("return 1.0 + n", "return n"))
+    before = machine_code(tmp_path)
+    assert run(LOG_SUM, kernels_only, tmp_path) == old
+    assert machine_code(tmp_path) == before
+
+
+def test_folders_that_nobody_used_for_a_month_are_dropped(kernels_only, tmp_path):
+    cache = tmp_path / "cache"
+    old, recent = cache / "fastgmm" / "old", cache / "fastgmm" / "recent"
+    for folder in (old, recent):
+        folder.mkdir(parents=True)
+    os.utime(old, (0, 0))
+    _, folder = run(LOG, kernels_only, cache)
+    assert {path.name for path in (cache / "fastgmm").iterdir()} == {"recent", Path(folder).name}
+
+
+def test_the_next_process_finds_every_kernel(tmp_path):
+    # The cache of this test run, where most of these kernels already are.
+    cache = os.environ.get("NUMBA_CACHE_DIR", tmp_path)
+    first, _ = run(FITS, PACKAGE.parent, cache)
+    before = machine_code(cache)
+    second, found = run(FITS, PACKAGE.parent, cache)
+    assert machine_code(cache) == before
+    # One variant each, whatever the layout and type of X; nothing parallel for one range of rows.
+    expected = {"statistics_span": 1, "rows_span": 1, "statistics_parallel": 0, "lloyd_pass": 1, "distances_to": 1}
+    assert first == second == found == expected
+
+
+def test_bodies_chosen_by_class_are_found_by_the_next_process(kernels_only, tmp_path):
+    (kernels_only / "fastgmm" / "kernels" / "shapes.py").write_text(TWO_FORMS)
+    code = """
+import numpy as np
+from fastgmm.kernels import _jit, shapes
+result = []
+for form in (shapes.Square(np.full(1, 2.0)), shapes.Circle(np.full(1, 2.0))):
+    out = np.empty(1)
+    shapes.measure(form, out)
+    result.append(out[0])
+    shapes.area(form, out)
+    result.append(out[0])
+folder = len(shapes.measure.signatures)
+"""
+    assert run(code, kernels_only, tmp_path) == [[4.0, 4.0, 12.0, 12.0], 2]
+    before = machine_code(tmp_path)
+    assert before
+    assert run(code, kernels_only, tmp_path) == [[4.0, 4.0, 12.0, 12.0], 2]
+    assert machine_code(tmp_path) == before
+
+
+# A file where a folder should be refuses everyone, root as well.
+NOWHERE = "/dev/null/nowhere"
+NO_HOME = """
+import pwd
+def unknown(uid):
+    raise KeyError(uid)
+pwd.getpwuid = unknown
+"""
+
+
+def blocked(package):
+    """Make the package's own folder useless as a cache."""
+    (package / "fastgmm" / "kernels" / "__pycache__").touch()
+    return package
+
+
+def test_an_unwritable_home_falls_back_to_the_package(kernels_only):
+    result, folder = run(LOG, kernels_only, HOME=NOWHERE)
+    assert result == 0.0
+    assert Path(folder).is_relative_to(kernels_only)
+    assert machine_code(folder)
+
+
+def test_an_unwritable_numba_folder_falls_back_to_the_home(kernels_only, tmp_path):
+    result, folder = run(LOG, kernels_only, NOWHERE, HOME=str(tmp_path / "home"))
+    assert result == 0.0
+    assert Path(folder).is_relative_to(tmp_path / "home")
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="homes are found otherwise there")
+def test_a_missing_home_falls_back_to_the_package(kernels_only):
+    result, folder = run(LOG, kernels_only, preamble=NO_HOME, HOME=None)
+    assert result == 0.0
+    assert Path(folder).is_relative_to(kernels_only)
+
+
+def test_an_unwritable_home_and_package_fall_back_to_the_temporary_folder(kernels_only, tmp_path):
+    (tmp_path / "temporary").mkdir()
+    result, folder = run(LOG, blocked(kernels_only), HOME=NOWHERE, TMPDIR=str(tmp_path / "temporary"))
+    assert result == 0.0
+    assert Path(folder).is_relative_to(tmp_path / "temporary")
+    assert Path(folder).stat().st_mode & 0o077 == 0
+
+
+def test_with_nowhere_to_write_kernels_still_run(kernels_only):
+    nowhere = f"import tempfile; tempfile.gettempdir = lambda: {NOWHERE!r}"
+    assert run(LOG, blocked(kernels_only), preamble=nowhere, HOME=NOWHERE) == [0.0, None]
+
+
+def test_nor_need_there_be_a_temporary_folder(kernels_only):
+    none = """
+import tempfile
+def refuse():
+    raise FileNotFoundError("No usable temporary directory found")
+tempfile.gettempdir = refuse
+"""
+    assert run(LOG, blocked(kernels_only), preamble=none, HOME=NOWHERE) == [0.0, None]

@@ -1,0 +1,51 @@
+"""Information criteria: the formulas, the counts of parameters, and scikit-learn's values."""
+
+import math
+
+import numpy as np
+import pytest
+from sklearn import mixture as theirs
+
+from fastgmm import GaussianMixture, criteria
+from fastgmm.covariance import STRUCTURES
+
+
+@pytest.mark.parametrize(("log_likelihood", "p", "n"), [(-100.0, 5, 50), (12.5, 1, 1), (-1e9, 10_000, 1e8)])
+def test_formulas(log_likelihood, p, n):
+    assert criteria.bic(log_likelihood, p, n) == -2 * log_likelihood + p * math.log(n)
+    assert criteria.aic(log_likelihood, p) == -2 * log_likelihood + 2 * p
+
+
+def test_more_parameters_cost_more():
+    assert criteria.bic(-10.0, 3, 20) < criteria.bic(-10.0, 4, 20)
+    assert criteria.bic(-10.0, 3, 20) < criteria.bic(-10.0, 3, 30)
+    assert criteria.aic(-10.0, 3) < criteria.aic(-10.0, 4)
+    assert criteria.aic(-9.0, 3) < criteria.aic(-10.0, 3)
+
+
+@pytest.mark.parametrize("covariance_type", STRUCTURES)
+@pytest.mark.parametrize(("k", "d"), [(1, 1), (2, 5), (7, 3)])
+def test_counts_of_parameters(covariance_type, k, d):
+    covariances = {
+        "full": k * d * (d + 1) // 2,
+        "tied": d * (d + 1) // 2,
+        "diag": k * d,
+        "spherical": k,
+    }[covariance_type]
+    assert STRUCTURES[covariance_type].n_covariance_parameters(k, d) == covariances
+    gm = GaussianMixture(k, covariance_type=covariance_type)
+    gm.means_ = np.zeros((k, d))
+    assert gm._n_parameters() == covariances + k * d + k - 1
+
+
+@pytest.mark.parametrize("covariance_type", STRUCTURES)
+def test_values_are_scikit_learns_for_the_same_parameters(covariance_type):
+    X = np.random.default_rng(0).normal(size=(60, 2))
+    ours = GaussianMixture(2, covariance_type=covariance_type, random_state=0).fit(X)
+    expected = theirs.GaussianMixture(2, covariance_type=covariance_type).fit(X)
+    for name in ("weights_", "means_", "covariances_", "precisions_cholesky_"):
+        setattr(expected, name, getattr(ours, name))
+    for rows in (X, X[:7]):
+        assert ours.bic(rows) == pytest.approx(expected.bic(rows), rel=1e-13)
+        assert ours.aic(rows) == pytest.approx(expected.aic(rows), rel=1e-13)
+        assert ours.bic(rows) == criteria.bic(ours.score(rows) * len(rows), ours._n_parameters(), len(rows))

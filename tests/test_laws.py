@@ -1,0 +1,259 @@
+"""Laws of a fit, held for every structure."""
+
+import numpy as np
+import pytest
+import reference
+from sklearn.mixture import GaussianMixture as ScikitLearnMixture
+
+from fastgmm import DegenerateFitError, GaussianMixture
+from fastgmm.covariance import STRUCTURES, Parameters
+from fastgmm.em import engine
+from fastgmm.kernels._jit import COMPILED
+from fastgmm.sources import ArrayRows
+from fastgmm.statistics import Statistics, add
+
+every_structure = pytest.mark.parametrize("structure", STRUCTURES)
+ROWS = 1500 if COMPILED else 300
+pytestmark = pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
+
+
+def problem(structure, k=3, d=2, n=ROWS, seed=0):
+    """Rows of a mixture on a grid of 2**-8, and parameters to start from that are not its own."""
+    random = np.random.default_rng(seed)
+    truth = reference.random_parameters(structure, k, d, random)
+    truth = truth._replace(means=4 * truth.means)
+    rows = np.rint(256 * reference.random_rows(truth, structure, n, random)) / 256
+    start = reference.random_parameters(structure, k, d, random)
+    return rows, start._replace(means=rows[:k].copy())
+
+
+def follow(rows, start, structure, iterations, row_weights=None, reg_covar=0.0):
+    return engine.run(
+        ArrayRows(rows, row_weights),
+        start,
+        STRUCTURES[structure],
+        tol=0.0,
+        reg_covar=reg_covar,
+        max_iter=iterations,
+    )
+
+
+def estimator(start, structure, iterations, kind=GaussianMixture, reg_covar=0.0):
+    return kind(
+        len(start.weights),
+        covariance_type=structure,
+        weights_init=start.weights,
+        means_init=start.means,
+        precisions_init=STRUCTURES[structure].precisions(start.factors),
+        tol=0.0,
+        reg_covar=reg_covar,
+        max_iter=iterations,
+    )
+
+
+def assert_close(a, b, rtol, parts=("weights", "means", "covariances")):
+    for part in parts:
+        left, right = getattr(a, part), getattr(b, part)
+        assert np.allclose(left, right, rtol=rtol, atol=rtol * np.abs(right).max()), part
+
+
+@every_structure
+def test_a_step_is_the_twin(structure):
+    rows, start = problem(structure)
+    row_weights = np.random.default_rng(0).uniform(size=len(rows))
+    run = follow(rows, start, structure, 1, row_weights, reg_covar=1e-3)
+    log_likelihood, *expected = reference.em_step(rows, *start[:3], structure, row_weights, 1e-3)
+    assert run.log_likelihood * len(rows) == pytest.approx(log_likelihood, rel=1e-13)
+    assert_close(run.parameters, Parameters(*expected, factors=None), 1e-12)
+
+
+@every_structure
+def test_statistics_of_halves_add_to_the_whole(structure):
+    rows, start = problem(structure)
+    form = STRUCTURES[structure].form(start)
+    row_weights = np.random.default_rng(0).uniform(size=len(rows))
+    cut = len(rows) // 3
+    whole = ArrayRows(rows, row_weights).reduce(form)
+    parts = [ArrayRows(rows[part], row_weights[part]).reduce(form) for part in (slice(cut), slice(cut, None))]
+    for left, right in zip(add(*parts), whole, strict=True):
+        assert np.allclose(left, right, rtol=1e-12, atol=1e-12 * np.abs(right).max())
+
+
+def test_statistics_about_different_centres_do_not_add():
+    one = Statistics(np.zeros((1, 1)), np.ones(1), np.zeros((1, 1)), np.ones(1), 0.0, 0)
+    with pytest.raises(ValueError, match="different centres"):
+        add(one, one._replace(centres=np.ones((1, 1))))
+
+
+@every_structure
+def test_the_likelihood_never_falls(structure):
+    rows, start = problem(structure, n=ROWS // 3)
+    likelihoods = np.array(follow(rows, start, structure, 200 if COMPILED else 30).log_likelihoods)
+    assert (np.diff(likelihoods) >= -1e-12 * np.abs(likelihoods[1:])).all()
+    assert likelihoods[-1] > likelihoods[0]
+
+
+@every_structure
+def test_shifted_and_scaled_data_shift_and_scale_the_fit(structure):
+    scale, shift = 3.7, np.array([11.0, -23.0])
+    rows, start = problem(structure)
+    moved = Parameters(start.weights, scale * start.means + shift, scale**2 * start.covariances, start.factors / scale)
+    here = follow(rows, start, structure, 5).parameters
+    there = follow(scale * rows + shift, moved, structure, 5).parameters
+    expected = Parameters(here.weights, scale * here.means + shift, scale**2 * here.covariances, here.factors / scale)
+    assert_close(there, expected, 1e-10, Parameters._fields)
+
+
+@every_structure
+def test_the_order_of_rows_does_not_matter(structure):
+    rows, start = problem(structure)
+    shuffled = np.random.default_rng(1).permutation(rows)
+    here, there = (follow(r, start, structure, 5).parameters for r in (rows, shuffled))
+    assert_close(there, here, 1e-11)
+
+
+@every_structure
+def test_permuted_components_permute_the_answer(structure):
+    rows, start = problem(structure)
+    order = np.array([2, 0, 1])
+
+    def permute(p):
+        covariances, factors = p.covariances, p.factors
+        if not STRUCTURES[structure].SHARED:
+            covariances, factors = covariances[order], factors[order]
+        return Parameters(p.weights[order], p.means[order], covariances, factors)
+
+    here = permute(follow(rows, start, structure, 5).parameters)
+    assert_close(follow(rows, permute(start), structure, 5).parameters, here, 1e-11)
+
+
+@every_structure
+def test_precisions_are_the_inverses_of_covariances(structure):
+    rows, start = problem(structure, k=2, d=3)
+    fitted = estimator(start, structure, 3).fit(rows)
+    covariances, precisions = (reference.dense(v, structure, 2, 3) for v in (fitted.covariances_, fitted.precisions_))
+    assert np.allclose(precisions @ covariances, np.eye(3), rtol=0, atol=1e-12)
+    factors = reference.dense(fitted.precisions_cholesky_, structure, 2, 3)
+    assert np.allclose(factors @ factors.swapaxes(1, 2), precisions, rtol=1e-12)
+    assert np.array_equal(factors, np.triu(factors))
+
+
+@every_structure
+@pytest.mark.parametrize("iterations", [1, 2, 20])
+def test_scikit_learn_has_the_same_answer_from_the_same_start(structure, iterations):
+    rows, start = problem(structure, n=600 if COMPILED else 200)
+    ours, theirs = (
+        estimator(start, structure, iterations, kind, reg_covar=1e-6).fit(rows)
+        for kind in (GaussianMixture, ScikitLearnMixture)
+    )
+    assert ours.n_iter_ == theirs.n_iter_ == iterations
+    assert ours.lower_bound_ == pytest.approx(theirs.lower_bound_, rel=1e-10)
+    assert ours.score(rows) == pytest.approx(theirs.score(rows), rel=1e-10)
+    for name in ("weights_", "means_", "covariances_", "precisions_", "precisions_cholesky_"):
+        assert np.allclose(getattr(ours, name), getattr(theirs, name), rtol=1e-9, atol=1e-11), name
+    assert np.allclose(ours.predict_proba(rows), theirs.predict_proba(rows), rtol=1e-8, atol=1e-11)
+    assert np.array_equal(ours.predict(rows), theirs.predict(rows))
+
+
+def offset_errors(rows, start, structure, offset, dtype, iterations=5):
+    """How far a fit at `offset` is from the one at 0: of the means in standard deviations, of covariances relative."""
+    here = estimator(start, structure, iterations).fit(rows.astype(dtype))
+    moved = start._replace(means=start.means + offset)
+    there = estimator(moved, structure, iterations).fit((rows + offset).astype(dtype))
+    assert there.means_.dtype == dtype
+    means = np.abs((there.means_.astype(float) - offset) - here.means_).max() / rows.std()
+    return means, np.abs(there.covariances_ / here.covariances_ - 1).max()
+
+
+# Rows are on a grid that both types resolve at the offset. Fitted means cannot be closer than half of their own last
+# place there, 1e-8 and 5e-4; float64 covariances inherit that rounding through the next step's responsibilities.
+OFFSETS = [(1e8, np.float64, 3e-8, 1e-6), (1e4, np.float32, 1e-3, 1e-6)]
+
+
+@every_structure
+@pytest.mark.parametrize(("offset", "dtype", "means", "covariances"), OFFSETS)
+def test_data_far_from_zero_fit_as_at_zero(structure, offset, dtype, means, covariances):
+    rows, start = problem(structure)
+    found = offset_errors(rows, start, structure, offset, dtype)
+    assert found[0] <= means and found[1] <= covariances
+
+
+def never_look_again(monkeypatch):
+    def maximise(source, statistics, parameters, structure, reg_covar):
+        return structure.maximise(statistics, reg_covar)
+
+    monkeypatch.setattr(engine, "maximise", maximise)
+
+
+@every_structure
+def test_expanded_squares_would_break_the_law_of_offsets(structure, monkeypatch):
+    # Moments about zero: what Σ x² / N - μ² gives.
+    reduce = ArrayRows.reduce
+    monkeypatch.setattr(ArrayRows, "reduce", lambda self, form, centres=None: reduce(self, form, np.zeros((3, 2))))
+    never_look_again(monkeypatch)
+    rows, start = problem(structure)
+    assert max(offset_errors(rows, start, structure, 0.0, np.float64)) <= 1e-6
+    try:
+        covariances = offset_errors(rows, start, structure, 1e8, np.float64)[1]
+    except DegenerateFitError:
+        return
+    assert covariances > 1e-3
+
+
+@every_structure
+def test_rows_of_weight_zero_are_as_good_as_absent(structure):
+    rows, start = problem(structure)
+    kept = np.random.default_rng(2).uniform(size=len(rows)) < 0.6
+    form = STRUCTURES[structure].form(start)
+    weighted = ArrayRows(rows, kept.astype(float)).reduce(form)
+    for left, right in zip(weighted, ArrayRows(rows[kept]).reduce(form), strict=True):
+        assert np.allclose(left, right, rtol=1e-12, atol=1e-12 * np.abs(right).max())
+
+
+@every_structure
+def test_whole_weights_are_repeated_rows(structure):
+    rows, start = problem(structure)
+    times = np.random.default_rng(3).integers(0, 4, len(rows))
+    form = STRUCTURES[structure].form(start)
+    weighted = ArrayRows(rows, times.astype(float)).reduce(form)
+    for left, right in zip(weighted, ArrayRows(np.repeat(rows, times, axis=0)).reduce(form), strict=True):
+        assert np.allclose(left, right, rtol=1e-12, atol=1e-12 * np.abs(right).max())
+
+
+def far_start(structure, rows, k):
+    """Components next to zero for data many widths away; the second, if any, faces the mirrored data."""
+    start = problem(structure, k=k)[1]
+    shape = STRUCTURES[structure].covariances_shape(k, 2)
+    unit = np.broadcast_to(np.eye(2), shape).copy() if STRUCTURES[structure].MATRICES else np.ones(shape)
+    means = np.array([[1.0, 1.0], [-1.0, -1.0]])[:k]
+    return start._replace(weights=np.full(k, 1 / k), means=means, covariances=unit, factors=unit)
+
+
+@every_structure
+@pytest.mark.parametrize("k", [1, 2])
+def test_variances_come_right_in_one_step_from_a_start_many_widths_away(structure, k):
+    near = np.rint(2.0**20 * np.random.default_rng(0).normal(size=(ROWS, 2))) / 2.0**20
+    rows = np.concatenate([near + 1e8, near - 1e8][:k])
+    run = follow(rows, far_start(structure, rows, k), structure, 1)
+    assert not run.failure
+    expected = reference.maximise(near, np.ones((ROWS, 1)), structure)[2]
+    assert np.allclose(run.parameters.covariances, expected, rtol=0, atol=1e-6)
+
+
+@every_structure
+def test_without_a_second_look_those_variances_are_wrong(structure, monkeypatch):
+    never_look_again(monkeypatch)
+    near = np.random.default_rng(0).normal(size=(ROWS, 2))
+    run = follow(near + 1e8, far_start(structure, near, 1), structure, 1)
+    expected = reference.maximise(near, np.ones((ROWS, 1)), structure)[2]
+    assert run.failure or not np.allclose(run.parameters.covariances, expected, rtol=0, atol=0.1)
+
+
+@every_structure
+def test_a_stationary_fit_takes_one_pass_a_step(structure, monkeypatch):
+    passes = []
+    reduce = ArrayRows.reduce
+    monkeypatch.setattr(ArrayRows, "reduce", lambda *a, **k: passes.append(1) or reduce(*a, **k))
+    rows, start = problem(structure)
+    follow(rows, start, structure, 7)
+    assert len(passes) == 7

@@ -1,0 +1,264 @@
+"""Passes over rows of any number, layout, type and weight, against the twin and against themselves."""
+
+import numpy as np
+import pytest
+import reference
+
+from fastgmm.covariance import STRUCTURES
+from fastgmm.kernels import passes
+from fastgmm.kernels._jit import COMPILED, RANGE_ROWS, threads
+from fastgmm.kernels.forms import sums_size
+from fastgmm.sources import ArrayRows, array
+from fastgmm.statistics import TreeSum
+
+NUMBERS = (1, 2, 255, 256, 257, 2047, 2048, 2049, 5000) if COMPILED else (1, 2, 255, 257)
+FEATURES = 2
+LONG = 5 * RANGE_ROWS + 17 if COMPILED else 2 * RANGE_ROWS + 3
+# full with d > 12 has a form of its own
+FORMS = [*((structure, FEATURES) for structure in STRUCTURES), ("full", 14)]
+
+
+def case(structure, k=2, d=FEATURES, n=300, seed=0):
+    """A form and rows to read under it, on a coarse grid so that float32 and float16 hold them too."""
+    random = np.random.default_rng(seed)
+    parameters = reference.random_parameters(structure, k, d, random)
+    rows = np.rint(16 * reference.random_rows(parameters, structure, n, random)) / 16
+    return parameters, STRUCTURES[structure].form(parameters), rows
+
+
+def same_bits(a, b):
+    return all(np.array_equal(x, y) for x, y in zip(a, b, strict=True))
+
+
+def assert_close_to_twin(found, rows, parameters, structure, row_weights=None):
+    k, d = parameters.means.shape
+    row_weights = np.ones(len(rows)) if row_weights is None else row_weights
+    factors = reference.dense(parameters.factors, structure, k, d)
+    densities = reference.log_densities(rows, parameters.weights, parameters.means, factors)
+    shares = row_weights[:, None] * reference.responsibilities(densities)
+    away = reference.deviations(rows, parameters.means)
+    # Measured in the largest the sums could be.
+    scale = row_weights.sum() * max(1.0, (away**2).max())
+    expected = reference.counted(reference.moments(shares, away, structure), structure)
+    for part, right in zip(reference.counted(found[1:4], structure), expected, strict=True):
+        assert np.abs(part - right).max() <= 1e-14 * scale
+    values = reference.log_likelihoods(densities)
+    assert abs(found.log_likelihood - row_weights @ values) <= 1e-14 * (row_weights @ np.abs(values))
+    assert found.lost == 0
+
+
+@pytest.mark.parametrize(("structure", "d"), FORMS)
+@pytest.mark.parametrize("n", NUMBERS)
+def test_statistics_of_any_number_of_rows(structure, d, n):
+    if not COMPILED and d > FEATURES and n > 2:
+        pytest.skip("one tile of this form is enough for the interpreter")
+    parameters, form, rows = case(structure, k=1 if d > FEATURES else 2, d=d, n=n)
+    with threads(1):
+        found = ArrayRows(rows).reduce(form)
+    assert_close_to_twin(found, rows, parameters, structure)
+    assert np.array_equal(found.centres, parameters.means)
+
+
+@pytest.mark.parametrize("structure", STRUCTURES)
+@pytest.mark.parametrize("k", [1, 3, 20] if COMPILED else [1, 3])
+@pytest.mark.parametrize("pattern", ["random", "zeros", "integers"])
+def test_weighted_statistics(structure, k, pattern):
+    parameters, form, rows = case(structure, k=k, n=270)
+    random = np.random.default_rng(1)
+    row_weights = {
+        "random": random.exponential(size=270),
+        "zeros": random.exponential(size=270) * (random.uniform(size=270) < 0.3),
+        "integers": random.integers(0, 5, 270).astype(float),
+    }[pattern]
+    found = ArrayRows(rows, row_weights).reduce(form)
+    assert_close_to_twin(found, rows, parameters, structure, row_weights)
+
+
+@pytest.mark.parametrize("structure", STRUCTURES)
+def test_moments_are_about_the_centres_asked_for(structure):
+    parameters, form, rows = case(structure)
+    centres = parameters.means + 3.0
+    found = ArrayRows(rows).reduce(form, centres)
+    about_means = ArrayRows(rows).reduce(form)
+    assert np.array_equal(found.centres, centres)
+    assert np.array_equal(found.weight, about_means.weight)
+    # Σ s (x - c - δ) = Σ s (x - c) - δ Σ s
+    assert np.allclose(found.first, about_means.first - 3.0 * found.weight[:, None], rtol=0, atol=1e-11)
+
+
+@pytest.mark.parametrize(("structure", "d"), FORMS)
+def test_rows_out(structure, d):
+    k = 1 if d > FEATURES else 3
+    parameters, form, rows = case(structure, k=k, d=d, n=300 if COMPILED else 257)
+    out = ArrayRows(rows).map(form, log_likelihoods=True, responsibilities=True, labels=True)
+    factors = reference.dense(parameters.factors, structure, k, d)
+    densities = reference.log_densities(rows, parameters.weights, parameters.means, factors)
+    assert np.allclose(out.log_likelihoods, reference.log_likelihoods(densities), rtol=1e-14, atol=1e-14)
+    assert np.allclose(out.responsibilities, reference.responsibilities(densities), rtol=1e-12, atol=1e-14)
+    assert np.array_equal(out.labels, densities.argmax(axis=1))
+    assert out.lost == 0
+
+
+@pytest.mark.parametrize("wanted", ["log_likelihoods", "responsibilities", "labels"])
+def test_only_what_is_asked_for_is_written(wanted):
+    _, form, rows = case("diag")
+    out = ArrayRows(rows).map(form, **{wanted: True})._asdict()
+    everything = ArrayRows(rows).map(form, log_likelihoods=True, responsibilities=True, labels=True)._asdict()
+    assert np.array_equal(out.pop(wanted), everything[wanted])
+    assert out.pop("lost") == 0
+    assert all(array.size == 0 for array in out.values())
+
+
+def test_a_tie_goes_to_the_first_component():
+    parameters, _, _ = case("spherical")
+    same = parameters._replace(weights=np.full(2, 0.5), means=np.zeros((2, 2)), factors=np.ones(2))
+    out = ArrayRows(np.ones((3, 2))).map(STRUCTURES["spherical"].form(same), labels=True)
+    assert not out.labels.any()
+
+
+@pytest.mark.parametrize("structure", STRUCTURES)
+def test_rows_too_far_from_every_component_are_counted(structure):
+    _, form, rows = case(structure)
+    rows[[3, 299]] = 1e200
+    with np.errstate(all="ignore"):
+        assert ArrayRows(rows).reduce(form).lost == 2
+        assert ArrayRows(rows).map(form, labels=True).lost == 2
+
+
+LAYOUTS = {
+    "Fortran": np.asfortranarray,
+    "every second row": lambda rows: np.repeat(rows, 2, axis=0)[::2],
+    "some columns": lambda rows: np.concatenate([rows, rows], axis=1)[:, : rows.shape[1]],
+    "reversed": lambda rows: rows[::-1, ::-1].copy()[::-1, ::-1],
+    "read-only": lambda rows: np.frombuffer(rows.tobytes()).reshape(rows.shape),
+    "unaligned": lambda rows: np.frombuffer(b" " + rows.tobytes(), offset=1).reshape(rows.shape),
+    "big-endian": lambda rows: rows.astype(">f8"),
+    "float16": lambda rows: rows.astype(np.float16),
+    "longdouble": lambda rows: rows.astype(np.longdouble),
+}
+
+
+@pytest.mark.parametrize("structure", STRUCTURES)
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_layout_and_type_do_not_change_a_bit(structure, layout):
+    _, form, rows = case(structure)
+    assert same_bits(ArrayRows(LAYOUTS[layout](rows)).reduce(form), ArrayRows(rows).reduce(form))
+
+
+@pytest.mark.parametrize("structure", STRUCTURES)
+def test_float32_rows_are_their_float64_copy_up_to_rounding(structure):
+    # Tiles are float64 for both, but another compiled variant may add a tile's terms in another order.
+    parameters, form, rows = case(structure)
+    single = rows.astype(np.float32)
+    found = ArrayRows(single).reduce(form)
+    assert_close_to_twin(found, rows, parameters, structure)
+    for layout in (np.asfortranarray(single), np.repeat(single, 2, axis=0)[::2]):
+        assert same_bits(ArrayRows(layout).reduce(form), found)
+    out, copy = (ArrayRows(r).map(form, responsibilities=True).responsibilities for r in (single, rows))
+    assert np.allclose(out, copy, rtol=1e-13, atol=1e-15)
+
+
+@pytest.mark.parametrize("dtype", [np.int8, np.uint8, np.int32, np.int64, np.uint64, np.bool_])
+def test_integer_rows_are_their_float64_copy(dtype):
+    _, form, rows = case("full")
+    rows = np.abs(np.rint(rows)).astype(dtype)
+    assert same_bits(ArrayRows(rows).reduce(form), ArrayRows(rows.astype(np.float64)).reduce(form))
+    out, copy = (ArrayRows(r).map(form, responsibilities=True) for r in (rows, rows.astype(np.float64)))
+    assert np.array_equal(out.responsibilities, copy.responsibilities)
+
+
+@pytest.mark.parametrize("structure", STRUCTURES if COMPILED else ["full"])
+def test_blocks_of_rows_have_the_bits_of_one_pass(structure, monkeypatch):
+    _, form, rows = case(structure, n=LONG)
+    integers = np.rint(4 * rows).astype(np.int32)
+    row_weights = np.random.default_rng(0).uniform(size=LONG)
+    with threads(1):
+        whole = ArrayRows(integers.astype(np.float64), row_weights).reduce(form)
+        mapped = ArrayRows(integers.astype(np.float64)).map(form, labels=True, log_likelihoods=True)
+        for ranges in (1, 2):
+            monkeypatch.setattr(array, "_BUDGET", ranges * RANGE_ROWS * FEATURES * 8)
+            source = ArrayRows(integers, row_weights)
+            assert len(list(source.blocks())) == -(-LONG // (ranges * RANGE_ROWS))
+            assert same_bits(source.reduce(form), whole)
+            assert same_bits(source.map(form, labels=True, log_likelihoods=True), mapped)
+
+
+@pytest.mark.threads
+@pytest.mark.parametrize("structure", STRUCTURES if COMPILED else ["full"])
+@pytest.mark.parametrize("spans_per_worker", [1, 32])
+def test_the_number_of_threads_does_not_change_a_bit(structure, spans_per_worker, monkeypatch):
+    monkeypatch.setattr(array, "_SPANS_PER_WORKER", spans_per_worker)
+    _, form, rows = case(structure, n=LONG)
+    row_weights = np.random.default_rng(0).uniform(size=LONG)
+    with threads(1):
+        alone = ArrayRows(rows, row_weights).reduce(form)
+    with threads(2):
+        together = ArrayRows(rows, row_weights).reduce(form)
+    assert same_bits(alone, together)
+
+
+@pytest.mark.threads
+@pytest.mark.parametrize("spans_per_worker", [1, 32])
+def test_the_number_of_threads_does_not_change_a_row_out(spans_per_worker, monkeypatch):
+    monkeypatch.setattr(array, "_SPANS_PER_WORKER", spans_per_worker)
+    _, form, rows = case("full", n=LONG)
+    with threads(1):
+        alone = ArrayRows(rows).map(form, log_likelihoods=True, responsibilities=True, labels=True)
+    with threads(2):
+        together = ArrayRows(rows).map(form, log_likelihoods=True, responsibilities=True, labels=True)
+    assert same_bits(alone, together)
+
+
+@pytest.mark.threads
+@pytest.mark.parametrize("span", [1, 2, 4, 8])
+@pytest.mark.parametrize("workers", [1, 3])
+def test_the_driver_adds_to_the_bits_of_the_serial_body(span, workers):
+    _, form, rows = case("full", n=LONG)
+    kernel_rows, ranges, size = array._as_kernel_rows(rows), -(-LONG // RANGE_ROWS), sums_size(form)
+    scratch = np.zeros((workers, passes.scratch_size(*form.means.shape)))
+    levels = np.zeros((workers, 8, size))
+    serial, partial = np.empty(size), np.empty((-(-ranges // span), size))
+    passes.statistics_span(kernel_rows, np.empty(0), form, form.means, 0, ranges, scratch[0], levels[0], serial)
+    passes.statistics_parallel(
+        kernel_rows, np.empty(0), form, form.means, ranges, span, scratch, levels, partial
+    )
+    assert np.array_equal(reference.tree_sum(list(partial)), serial)
+
+
+@pytest.mark.parametrize("ranges", range(1, 10) if COMPILED else (1, 3))
+def test_ranges_are_added_in_the_tree(ranges):
+    n = ranges * RANGE_ROWS - 5
+    _, form, rows = case("full", k=1, n=n)
+    kernel_rows, size = array._as_kernel_rows(rows), sums_size(form)
+    scratch, levels = np.zeros(passes.scratch_size(*form.means.shape)), np.zeros((8, size))
+
+    def sums(first, last):
+        out = np.empty(size)
+        passes.statistics_span(kernel_rows, np.empty(0), form, form.means, first, last, scratch, levels, out)
+        return out
+
+    parts = [sums(index, index + 1) for index in range(ranges)]
+    assert np.array_equal(sums(0, ranges), reference.tree_sum(parts))
+
+
+@pytest.mark.parametrize("count", range(1, 34))
+def test_a_tree_sum_is_the_tree(count):
+    vectors = list(np.random.default_rng(count).normal(size=(count, 3)))
+    tree = TreeSum()
+    for vector in vectors:
+        tree.push(vector)
+    assert np.array_equal(tree.total(), reference.tree_sum(vectors))
+    assert np.array_equal(tree.total(), tree.total())
+
+
+def test_nothing_has_no_sum():
+    with pytest.raises(ValueError, match="Nothing was pushed"):
+        TreeSum().total()
+
+
+def test_working_memory_is_kept_and_does_not_leak_from_pass_to_pass():
+    _, form, rows = case("full", n=600)
+    source = ArrayRows(rows)
+    once = source.reduce(form)
+    source.reduce(case("full", seed=1)[1])
+    assert same_bits(source.reduce(form), once)
