@@ -39,8 +39,10 @@ from fastgmm.kernels import passes
 from fastgmm.kernels.distances import distances_to, lloyd_pass
 
 rows = np.random.default_rng(0).normal(size=(400, 2))
-few = np.frombuffer(rows.tobytes()).reshape(rows.shape)
-for X in (rows, np.asfortranarray(rows), rows[::2], rows[::-1], few, (9 * rows).astype(int), rows.astype(np.float16)):
+read_only = np.frombuffer(rows.tobytes()).reshape(rows.shape)
+unaligned = np.frombuffer(b" " + rows.tobytes(), offset=1).reshape(rows.shape)
+views = (rows, np.asfortranarray(rows), rows[::2], rows[::-1], read_only, unaligned)
+for X in (*views, (9 * rows).astype(int), rows.astype(np.float16)):
     fitted = GaussianMixture(2, random_state=0, max_iter=3, tol=1.0).fit(X)
     fitted.predict(X), fitted.predict_proba(X), fitted.score_samples(X), fitted.fit_predict(X)
 kernels = (passes.statistics_span, passes.rows_span, passes.statistics_parallel, lloyd_pass, distances_to)

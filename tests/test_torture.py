@@ -58,20 +58,29 @@ def begin(offset=0.0, scale=1.0, covariance_type="full"):
     }
 
 
-@every_structure
+OUTLIER = np.concatenate([X[:50], [[1e6, 1e6]]])
+
+
+@pytest.mark.parametrize("covariance_type", ["full", "diag", "spherical"])
 def test_far_outlier(covariance_type):
-    rows = np.concatenate([X[:50], [[1e6, 1e6]]])
-    with pytest.warns(DegenerateComponentWarning, match="0 .collapsed|1 .collapsed|fewer rows") if (
-        covariance_type != "tied"
-    ) else warnings.catch_warnings():
-        gm = GaussianMixture(2, covariance_type=covariance_type, random_state=0).fit(rows)
+    with pytest.warns(DegenerateComponentWarning) as caught:
+        gm = GaussianMixture(2, covariance_type=covariance_type, random_state=0).fit(OUTLIER)
     check_sound(gm)
-    assert gm.weights_.min() == pytest.approx(1 / 51)
     far = gm.weights_.argmin()
+    assert f"Degenerate components: {far} (collapsed onto one point" in str(caught[0].message)
+    assert gm.weights_[far] == pytest.approx(1 / 51)
     np.testing.assert_array_equal(gm.means_[far], [1e6, 1e6])
-    if covariance_type != "tied":
-        with pytest.raises(DegenerateFitError, match=f"the covariance of component {far} is not positive-definite"):
-            fit(rows, 2, covariance_type=covariance_type, reg_covar=0.0)
+    with pytest.raises(DegenerateFitError, match=f"the covariance of component {far} is not positive-definite"):
+        fit(OUTLIER, 2, covariance_type=covariance_type, reg_covar=0.0)
+
+
+def test_far_outlier_under_a_tied_covariance():
+    """The component of one row borrows the width of the other: nothing is wrong."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        gm = GaussianMixture(2, covariance_type="tied", random_state=0, reg_covar=0.0).fit(OUTLIER)
+    assert gm.weights_.min() == pytest.approx(1 / 51)
+    np.testing.assert_allclose(gm.covariances_, 50 / 51 * np.cov(X[:50].T, bias=True), rtol=1e-9)
 
 
 @every_structure
