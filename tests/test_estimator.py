@@ -584,6 +584,15 @@ def test_regularisation_that_rivals_a_feature_is_named(X, covariance_type):
     assert len(caught) == 1 and caught[0].filename == __file__
 
 
+@pytest.mark.parametrize("covariance_type", ["full", "tied", "diag"])
+@pytest.mark.parametrize("constant", [0.1, 1e9 / 3, -1e12 / 7])
+def test_constant_features_are_no_matter_of_regularisation(X, covariance_type, constant):
+    rows = np.column_stack([X, np.full(len(X), constant)])
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        GaussianMixture(3, covariance_type=covariance_type, random_state=0).fit(rows)
+
+
 @every_structure
 def test_regularisation_warning_begins_at_a_tenth_of_the_variance(X, covariance_type):
     least = X.var(axis=0).min()

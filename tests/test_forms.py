@@ -13,7 +13,7 @@ if COMPILED:
     # Kernels are compiled per padded size, so all dimensions cost little more than one of each size.
     SHAPES = [(1 + d % 5, d) for d in range(1, 41)] + [(20, 2), (13, 8), (7, 5), (20, 14)]
 else:
-    SHAPES = [(2, d) for d in (1, 2, 3, 4, 5, 8, 12)] + [(1, 14)]
+    SHAPES = [(2, d) for d in (1, 2, 3, 4, 5, 8, 12)] + [(1, 14), (1, 18)]
 CASES = [(structure, k, d) for structure in STRUCTURES for k, d in SHAPES]
 
 

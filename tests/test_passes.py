@@ -219,9 +219,8 @@ def test_the_driver_adds_to_the_bits_of_the_serial_body(span, workers):
     levels = np.zeros((workers, 8, size))
     serial, partial = np.empty(size), np.empty((-(-ranges // span), size))
     passes.statistics_span(kernel_rows, np.empty(0), form, form.means, 0, ranges, scratch[0], levels[0], serial)
-    passes.statistics_parallel(
-        kernel_rows, np.empty(0), form, form.means, ranges, span, scratch, levels, partial
-    )
+    arguments = (kernel_rows, np.empty(0), form, form.means, ranges, span, scratch, levels, partial)
+    passes.statistics_parallel(passes.statistics_share, *arguments)
     assert np.array_equal(reference.tree_sum(list(partial)), serial)
 
 

@@ -209,6 +209,32 @@ def test_singular_data(covariance_type, kind):
         fit(rows, covariance_type=covariance_type, reg_covar=0.0)
 
 
+@pytest.mark.parametrize("covariance_type", ["full", "tied", "diag"])
+@pytest.mark.parametrize("constant", [0.1, 1e3 / 3, 1e5 * np.pi, 1e12 / 7])
+def test_constant_column_far_from_the_given_start(covariance_type, constant):
+    """Rounding alone leaves a variance of some eps² constant², which must count as none at once."""
+    rows = np.column_stack([X, np.full(len(X), constant)])
+    precisions = {"full": [np.eye(3)] * 2, "tied": np.eye(3), "diag": np.ones((2, 3))}[covariance_type]
+    start = {
+        "weights_init": [0.5, 0.5],
+        "means_init": rows[:2] + max(1.0, constant) * np.array([0.0, 0.0, 0.37]),
+        "precisions_init": np.asarray(precisions) / constant**2,
+    }
+    with pytest.raises(DegenerateFitError, match=r"start 0 at iteration 1: .* is not positive-definite"):
+        fit(rows, 2, covariance_type=covariance_type, reg_covar=0.0, **start)
+
+
+@every_structure
+@pytest.mark.parametrize("distance", [1e4, 1e8])
+def test_start_that_is_many_widths_away(covariance_type, distance):
+    """One step jumps to the data, whose covariance must not be the difference of two large numbers."""
+    wide = {"full": [np.eye(2)], "tied": np.eye(2), "diag": np.ones((1, 2)), "spherical": np.ones(1)}[covariance_type]
+    start = {"weights_init": [1.0], "means_init": [[distance, -distance]], "max_iter": 1, "reg_covar": 0.0}
+    gm = fit(X, 1, covariance_type=covariance_type, precisions_init=np.asarray(wide) / distance**2, **start)
+    exact = fit(X, 1, covariance_type=covariance_type, reg_covar=0.0)
+    np.testing.assert_allclose(gm.covariances_, exact.covariances_, rtol=1e-9)
+
+
 @every_structure
 @every_start
 def test_as_many_components_as_rows(covariance_type, init_params):

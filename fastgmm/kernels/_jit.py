@@ -56,8 +56,9 @@ def _cache_parents() -> Iterator[Path]:
         caches = "Library/Caches" if sys.platform == "darwin" else ".cache"
         yield Path.home() / caches / "fastgmm"
     yield Path(__file__).resolve().parent / "__pycache__" / "compiled"
-    # Compiled code is loaded and run, so a shared temporary folder must be ours alone.
-    yield Path(tempfile.gettempdir()) / f"fastgmm-{os.getuid() if hasattr(os, 'getuid') else 'user'}"
+    with contextlib.suppress(OSError):  # no folder for temporary files
+        # Compiled code is loaded and run, so in a shared folder it must be ours alone.
+        yield Path(tempfile.gettempdir()) / f"fastgmm-{os.getuid() if hasattr(os, 'getuid') else 'user'}"
 
 
 def _usable(folder: Path) -> bool:
