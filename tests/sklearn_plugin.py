@@ -4,5 +4,9 @@ import sklearn.mixture
 
 import fastgmm
 
-# scikit-learn's messages embed the class's name, so the stand-in is called as the original.
-sklearn.mixture.GaussianMixture = type("GaussianMixture", (fastgmm.GaussianMixture,), {"__doc__": fastgmm.GaussianMixture.__doc__})
+
+class GaussianMixture(fastgmm.GaussianMixture):
+    """Ours under the name that scikit-learn's messages embed."""
+
+
+sklearn.mixture.GaussianMixture = GaussianMixture
