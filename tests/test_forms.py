@@ -29,7 +29,7 @@ class Tile:
         self.form = STRUCTURES[structure].form(self.parameters)
         self.size = self.form.means.shape[1]
         self.tile = forms.pad(self.rows, self.size).T.ravel()
-        self.work = np.full((2 * self.size + 4) * TILE_ROWS, np.nan)
+        self.work = np.full(forms.work_size(len(self.form.means), self.size), np.nan)
         # Rows beyond the last component, up to a multiple of four, are the form's to use.
         self.values = np.full(-(-k // 4) * 4 * TILE_ROWS, np.nan)
 

@@ -83,10 +83,11 @@ def test_lost_rows_are_counted_among_the_tiles_own():
     assert tiles.count_lost(values, 9) == 2
 
 
-def test_a_dot_product_is_good_to_the_size_of_its_terms():
+def test_a_scaled_sum_is_good_to_the_size_of_its_terms():
     a, b = np.random.default_rng(0).normal(size=(2, TILE_ROWS))
     terms = reference.exact(a) * b
-    assert abs(tiles.dot(a, b) - terms.sum()) <= 8 * EPS * np.abs(terms).sum()
+    assert abs(tiles.scale_and_sum(a, b) - terms.sum()) <= 8 * EPS * np.abs(terms).sum()
+    assert np.array_equal(a, terms.astype(float))
 
 
 def test_quotients_are_rounded_once():

@@ -8,16 +8,31 @@ import numpy as np
 from numba import prange
 
 from fastgmm.kernels._jit import RANGE_ROWS, SUMS, TILE_ROWS, kernel, parallel_kernel
-from fastgmm.kernels.forms import accumulate, log_densities
+from fastgmm.kernels.forms import accumulate, log_densities, work_size
 from fastgmm.kernels.tiles import count_lost, exponentiate, load_tile, load_weights, log_sum
 
-# n rows, d features (padded), k components, b = TILE_ROWS rows in a tile; a scratch row holds, in this order,
-# tile (d * b), work ((2 d + 4) * b), densities (k padded to 4, * b), and five vectors of b
+# n rows, d features (padded), k components, b = TILE_ROWS rows in a tile
 
 
 def scratch_size(k: int, features: int) -> int:
     """Floats of working memory one worker needs."""
-    return (3 * features + 4 + -(-k // 4) * 4 + 5) * TILE_ROWS
+    return (features + -(-k // 4) * 4 + 4) * TILE_ROWS + work_size(k, features)
+
+
+@kernel
+def _cut(scratch, k, d):
+    """Cut scratch into tile (d * b), work, densities (k padded to 4, * b), and four vectors of b."""
+    vectors = scratch.size - 4 * TILE_ROWS
+    densities = vectors - (k + 3) // 4 * 4 * TILE_ROWS
+    return (
+        scratch[: d * TILE_ROWS],
+        scratch[d * TILE_ROWS : densities],
+        scratch[densities:vectors],
+        scratch[vectors : vectors + TILE_ROWS],
+        scratch[vectors + TILE_ROWS : vectors + 2 * TILE_ROWS],
+        scratch[vectors + 2 * TILE_ROWS : vectors + 3 * TILE_ROWS],
+        scratch[vectors + 3 * TILE_ROWS :],
+    )
 
 
 @kernel(flags=SUMS)
@@ -45,13 +60,7 @@ def _add(values, out):
 def _range_sums(rows, row_weights, form, centres, start, stop, scratch, sums):
     """Set `sums` to the statistics of rows[start:stop]."""
     k, d = form.means.shape
-    tile = scratch[: d * TILE_ROWS]
-    work = scratch[d * TILE_ROWS : (3 * d + 4) * TILE_ROWS]
-    densities = scratch[(3 * d + 4) * TILE_ROWS : -5 * TILE_ROWS]
-    weights = scratch[-5 * TILE_ROWS : -4 * TILE_ROWS]
-    largest = scratch[-4 * TILE_ROWS : -3 * TILE_ROWS]
-    total = scratch[-3 * TILE_ROWS : -2 * TILE_ROWS]
-    log_likelihoods = scratch[-2 * TILE_ROWS : -TILE_ROWS]
+    tile, work, densities, weights, largest, total, log_likelihoods = _cut(scratch, k, d)
     tile[rows.shape[1] * TILE_ROWS :] = 0.0
     sums[:] = 0.0
     for first in range(start, stop, TILE_ROWS):
@@ -128,12 +137,7 @@ def rows_span(rows, form, first, last, scratch, log_likelihoods, responsibilitie
     which the caller repairs.
     """
     k, d = form.means.shape
-    tile = scratch[: d * TILE_ROWS]
-    work = scratch[d * TILE_ROWS : (3 * d + 4) * TILE_ROWS]
-    densities = scratch[(3 * d + 4) * TILE_ROWS : -5 * TILE_ROWS]
-    largest = scratch[-4 * TILE_ROWS : -3 * TILE_ROWS]
-    total = scratch[-3 * TILE_ROWS : -2 * TILE_ROWS]
-    sums = scratch[-2 * TILE_ROWS : -TILE_ROWS]
+    tile, work, densities, _, largest, total, sums = _cut(scratch, k, d)
     tile[rows.shape[1] * TILE_ROWS :] = 0.0
     lost[0] = 0
     for start in range(first * RANGE_ROWS, min(rows.shape[0], last * RANGE_ROWS), TILE_ROWS):

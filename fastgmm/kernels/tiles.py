@@ -70,15 +70,6 @@ def count_lost(log_likelihoods, count):
     return lost
 
 
-@kernel(flags=SUMS)
-def dot(a, b):
-    """Σ_i a_i b_i over one tile's width."""
-    total = 0.0
-    for i in range(TILE_ROWS):
-        total += a[i] * b[i]
-    return total
-
-
 @kernel
 def divide(numerators, total, scale):
     """scale = numerators / total, row by row."""
