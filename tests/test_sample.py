@@ -409,6 +409,8 @@ def test_a_constant_in_the_log_density_changes_nothing():
     np.testing.assert_array_equal(one.draws, other.draws)
 
 
+# Not under coverage, as the interpreted runs are: an interrupt inside its collector leaves its lock taken for good.
+@pytest.mark.compiled
 @pytest.mark.skipif(sys.platform == "win32", reason="no SIGINT to oneself on Windows")
 @pytest.mark.parametrize("n_jobs", [1, 2])
 def test_ctrl_c_ends_a_long_run_soon(n_jobs):
