@@ -8,7 +8,7 @@ import pytest
 
 from fastgmm.kernels._jit import COMPILED
 from fastgmm.kernels.chain import block_kernel
-from fastgmm.mcmc import sample
+from fastgmm.mcmc import sample, targets
 from fastgmm.mcmc.targets import make_target
 from fastgmm.mixture import Mixture
 
@@ -293,3 +293,32 @@ def test_a_mixture_is_its_own_log_density(structure, k, d):
 def test_a_mixture_far_away_is_minus_infinity_and_not_nan():
     mixture = Mixture([0.5, 0.5], [[0.0], [1.0]], [[[1.0]], [[2.0]]])
     assert evaluate(mixture, [1e200]) == -math.inf
+
+
+def test_arguments_are_spelt_in_words():
+    data = np.arange(6.0).reshape(2, 3)
+    values = (True, -1, 2.5, np.float32(0.5), 1.0 + 2.0j, (3, data))
+    words = list(targets._words(values))
+    one, minus_two = np.array([1.0, 2.0]).view(np.uint64)
+    assert words[:2] == [1, 2**64 - 1]
+    assert words[2:4] == [int(np.float64(x).view(np.uint64)) for x in (2.5, 0.5)]
+    assert words[4:6] == [int(one), int(minus_two)]
+    assert words[6:] == [3, data.ctypes.data, 2, 3]
+    packed = targets._packed(values)
+    assert packed.dtype == np.int64 and packed.view(np.uint64).tolist() == words
+
+
+def test_refusals_of_the_compiler_become_one_paragraph():
+    wall = "Failed in nopython mode pipeline (step: frontend)\n\x1b[1mNo implementation of function f\x1b[0m\n"
+    message = targets._compile_message("density", TypeError(wall + "x " * 900 + '\nFile "model.py", line 7:\n'))
+    assert "'density' does not compile" in message and "line 7 of model.py" in message
+    assert "No implementation of function f" in message and message.endswith("...")
+    assert "\n" not in message and "\x1b" not in message and "pipeline" not in message
+
+
+@pytest.mark.parametrize(
+    ("returned", "hint"),
+    [("none", "return statement"), ("array(float64, 1d, C)", "sum or index"), ("OptionalType(float64)", "some path")],
+)
+def test_what_a_density_returns_instead_is_named(returned, hint):
+    assert hint in targets._return_message("density", returned)

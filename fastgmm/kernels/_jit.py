@@ -62,11 +62,12 @@ def _cache_parents() -> Iterator[Path]:
 
 
 def _usable(folder: Path) -> bool:
-    """Make `folder` if need be and say whether it is ours to write."""
+    """Make `folder` if need be and say whether it, and what holds it, are ours to write."""
     try:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         tempfile.TemporaryFile(dir=folder).close()
-        return not hasattr(os, "getuid") or folder.stat().st_uid == os.getuid()
+        owners = {folder.stat().st_uid, folder.parent.stat().st_uid}
+        return not hasattr(os, "getuid") or owners == {os.getuid()}
     except OSError:
         return False
 
