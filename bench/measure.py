@@ -20,7 +20,7 @@ from bench.problems import Array, Problem, make_rows, make_start
 ALLOCATOR = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": "1099511627776", "MALLOC_ARENA_MAX": "1"}
 
 COMPARED_ITERATIONS = 5
-AGREEMENT = 1e-9  # of the log-likelihood
+AGREEMENT = 1e-10  # of the log-likelihood
 FEW_ITERATIONS = 1
 MOST_ITERATIONS = 50_000
 

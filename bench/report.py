@@ -13,7 +13,8 @@ def make_table(results: dict[str, Any]) -> str:
     """Return the measurements as Markdown: a line about the machine, a row for every problem."""
     machine = results["machine"]
     names = [name for name in results["rows"][0]["peers"] if name != REFERENCE]
-    versions = ", ".join(f"{name} {number}" for name, number in machine["versions"].items())
+    installed = {name: number for name, number in machine["versions"].items() if number != "not installed"}
+    versions = ", ".join(f"{name} {number}" for name, number in installed.items())
     heads = ["", "rows", "features", "components", "covariance", f"{REFERENCE}, ms", *(f"{n}, ms" for n in names)]
     heads += [f"{name}: times faster" for name in names]
     lines = [_line(heads), _line(["---", "---:", "---:", "---:", "---", *["---:"] * (1 + 2 * len(names))])]
