@@ -650,7 +650,7 @@ def _log_constants(weights: np.ndarray, log_determinants: Any, features: int) ->
 
 
 def triangular(weights: np.ndarray, means: np.ndarray, factors: np.ndarray) -> SmallTriangular | BlockedTriangular:
-    """Form for one lower triangular factor (k, d, d) per component, F Fᵀ... such that Fᵀ F is its precision."""
+    """Form for one lower triangular factor (k, d, d) per component; Fᵀ F is its precision."""
     k, features = means.shape
     log_determinants = np.log(np.einsum("cjj->cj", factors)).sum(1)
     log_constants = _log_constants(weights, log_determinants, features)
