@@ -428,7 +428,9 @@ class GaussianMixture(DensityMixin, BaseEstimator):
             if not single:
                 return getattr(mixture.evaluate(rows, **{what: True}), what)
             parts = (
-                getattr(mixture.evaluate(rows[i : i + _EVALUATED_ROWS], **{what: True}), what).astype(np.float32)
+                getattr(mixture.evaluate(rows[i : i + _EVALUATED_ROWS], **{what: True}, single=True), what).astype(
+                    np.float32
+                )
                 for i in range(0, len(rows), _EVALUATED_ROWS)
             )
             return np.concatenate(list(parts))

@@ -214,15 +214,19 @@ class Mixture:
         log_likelihoods: bool = False,
         responsibilities: bool = False,
         labels: bool = False,
+        single: bool = False,
     ) -> RowsOut:
-        """One pass over checked rows (n, d) that writes what is asked for."""
+        """One pass over checked rows (n, d) that writes what is asked for; float32 suffices if `single`."""
         if rows.shape[0] == 0:
             return RowsOut(np.empty(0), np.empty((0, self.n_components)), np.empty(0, np.int64), 0)
-        form = self._structure.form(self.parameters)
         source = ArrayRows(rows)
-        out = source.map(form, log_likelihoods=log_likelihoods, responsibilities=responsibilities, labels=labels)
+        wanted = {"log_likelihoods": log_likelihoods, "responsibilities": responsibilities, "labels": labels}
+        out = source.map(self._structure.form(self.parameters, single and source.single), **wanted)
         if out.lost:
-            self._repair(source, form, out)
+            centred = self._structure.centred_form(self.parameters)
+            out = source.map(centred, **wanted)
+            if out.lost:
+                self._repair(source, centred, out)
         return out
 
     def _repair(self, source: ArrayRows, form: Any, out: RowsOut) -> None:

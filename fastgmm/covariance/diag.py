@@ -1,9 +1,11 @@
 """Diag: every component has a variance per feature. Covariances and factors have shape (k, d)."""
 
+from typing import Any
+
 import numpy as np
 
 from fastgmm.covariance.update import Parameters, Update, has_jumped, move, variance_floors
-from fastgmm.kernels import forms
+from fastgmm.kernels import centred, expanded
 from fastgmm.statistics import Statistics
 
 # Whether a covariance is a matrix, which must be symmetric.
@@ -29,9 +31,14 @@ def _factorise(covariances: np.ndarray, floors: np.ndarray) -> tuple[np.ndarray,
         return 1.0 / np.sqrt(covariances), int(bad.argmax()) if bad.any() else -1
 
 
-def form(parameters: Parameters) -> forms.Diagonal:
-    """The kernels' parameters for these."""
-    return forms.diagonal(parameters.weights, parameters.means, parameters.factors)
+def form(parameters: Parameters, single: bool = False) -> Any:
+    """The kernels' parameters for these: expanded where that is safe, in float32 if the rows are and it suffices."""
+    return expanded.diagonal(*parameters, single) or centred_form(parameters)
+
+
+def centred_form(parameters: Parameters) -> Any:
+    """The kernels' parameters that are good for any data and take moments about any centres."""
+    return centred.diagonal(parameters.weights, parameters.means, parameters.factors)
 
 
 def second_moments(deviations: np.ndarray, responsibilities: np.ndarray) -> np.ndarray:

@@ -1,9 +1,11 @@
 """Full: every component has a covariance matrix of its own. Covariances and factors have shape (k, d, d)."""
 
+from typing import Any
+
 import numpy as np
 
 from fastgmm.covariance.update import Parameters, Update, has_jumped, move, variance_floors
-from fastgmm.kernels import forms
+from fastgmm.kernels import centred, expanded
 from fastgmm.kernels._jit import kernel
 from fastgmm.kernels.linalg import cholesky, invert_lower
 from fastgmm.statistics import Statistics
@@ -52,9 +54,14 @@ def maximise(statistics: Statistics, reg_covar: float) -> Update:
     return Update(Parameters(moved.weights, moved.means, covariances, factors), failed, jumped)
 
 
-def form(parameters: Parameters) -> forms.SmallTriangular | forms.BlockedTriangular:
-    """The kernels' parameters for these."""
-    return forms.triangular(parameters.weights, parameters.means, parameters.factors)
+def form(parameters: Parameters, single: bool = False) -> Any:
+    """The kernels' parameters for these: expanded where that is safe, in float32 if the rows are and it suffices."""
+    return expanded.full(*parameters, single) or centred_form(parameters)
+
+
+def centred_form(parameters: Parameters) -> Any:
+    """The kernels' parameters that are good for any data and take moments about any centres."""
+    return centred.triangular(parameters.weights, parameters.means, parameters.factors)
 
 
 def second_moments(deviations: np.ndarray, responsibilities: np.ndarray) -> np.ndarray:

@@ -1,10 +1,12 @@
 """Tied: all components share one covariance matrix. Covariances and factors have shape (d, d)."""
 
+from typing import Any
+
 import numpy as np
 
 from fastgmm.covariance import full
 from fastgmm.covariance.update import Parameters, Update, has_jumped, move, variance_floors
-from fastgmm.kernels import forms
+from fastgmm.kernels import centred, expanded
 from fastgmm.statistics import Statistics
 
 # Whether a covariance is a matrix, which must be symmetric.
@@ -27,9 +29,14 @@ def maximise(statistics: Statistics, reg_covar: float) -> Update:
     return Update(Parameters(moved.weights, moved.means, covariance, factors), failed, jumped)
 
 
-def form(parameters: Parameters) -> forms.SharedTriangular:
-    """The kernels' parameters for these."""
-    return forms.shared_triangular(parameters.weights, parameters.means, parameters.factors)
+def form(parameters: Parameters, single: bool = False) -> Any:
+    """The kernels' parameters for these: expanded where that is safe, in float32 if the rows are and it suffices."""
+    return expanded.tied(*parameters, single) or centred_form(parameters)
+
+
+def centred_form(parameters: Parameters) -> Any:
+    """The kernels' parameters that are good for any data and take moments about any centres."""
+    return centred.shared_triangular(parameters.weights, parameters.means, parameters.factors)
 
 
 def second_moments(deviations: np.ndarray, responsibilities: np.ndarray) -> np.ndarray:

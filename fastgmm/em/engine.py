@@ -62,7 +62,9 @@ def run(
     parameters = start
     log_likelihoods: list[float] = []
     for iteration in range(1, max_iter + 1):
-        statistics = source.reduce(structure.form(parameters))
+        statistics = source.reduce(structure.form(parameters, source.single))
+        if statistics.lost:
+            statistics = source.reduce(structure.centred_form(parameters))
         if statistics.lost:
             return Run(parameters, log_likelihoods, failure=_describe_lost(iteration, statistics.lost))
         log_likelihoods.append(statistics.log_likelihood / source.n_rows)
@@ -82,10 +84,10 @@ def run(
 def maximise(
     source: ArrayRows, statistics: Statistics, parameters: Parameters, structure: ModuleType, reg_covar: float
 ) -> Update:
-    """Maximise, with the moments taken again about the new means if those moved many widths."""
+    """Maximise, with the moments taken again about the new means if they lost digits where they were taken."""
     update: Update = structure.maximise(statistics, reg_covar)
-    if update.jumped:
-        again = source.reduce(structure.form(parameters), centres=update.parameters.means)
+    if update.jumped or update.failed >= 0:
+        again = source.reduce(structure.centred_form(parameters), centres=update.parameters.means)
         update = structure.maximise(again, reg_covar)
     return update
 

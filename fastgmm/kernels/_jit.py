@@ -14,12 +14,18 @@ from pathlib import Path
 from typing import Any
 
 import numba
+import numpy as np
 from numba import config, types
+from numba.core.codegen import get_host_cpu_features
 from numba.extending import overload
 
 # Rows of a tile. 256 rows of 8 features and their 8 log-densities fill half of a first-level cache, and the
 # loops over a tile are long enough to amortise the horizontal sums at their ends. A constant to the compiler.
 TILE_ROWS = 256
+
+# From one feature of a tile to the next: 8 more than the rows. At a distance of a power of two the features of a few
+# rows would share a handful of the first-level cache's sets and drive each other out.
+TILE_STRIDE = TILE_ROWS + 8
 
 # Rows of a range: the unit whose statistics are added in a fixed tree, so that the bits depend neither on the
 # number of threads nor on how rows arrive. A multiple of TILE_ROWS.
@@ -31,6 +37,15 @@ ELEMENTWISE = frozenset({"contract"})
 SUMS = frozenset({"contract", "reassoc", "nsz", "arcp"})
 
 COMPILED = not config.DISABLE_JIT
+
+
+def _vector_bytes() -> int:
+    """Width of the vectors that kernels write out."""
+    features = config.CPU_FEATURES if config.CPU_FEATURES is not None else get_host_cpu_features()
+    return 64 if "+avx512f" in features else 32 if "+avx" in features else 16
+
+
+VECTOR_BYTES = _vector_bytes()
 _UNUSED_DAYS = 30
 
 
@@ -185,6 +200,21 @@ def chosen_by_class(function: Callable[..., Any]) -> Any:
             return implementation.py_func
 
         choose.__name__ = f"choose_{name}"
+        overload(stub, strict=False, jit_options={"error_model": "numpy", "fastmath": set(ELEMENTWISE)})(choose)
+    return stub
+
+
+def by_precision(double: Any, single: Any) -> Any:
+    """A function that runs `single` for a float32 argument and `double` for any other, compiled or not."""
+
+    def stub(x: Any) -> Any:
+        return single(x) if isinstance(x, np.float32) else double(x)
+
+    if COMPILED:
+
+        def choose(x: Any) -> Any:
+            return single.py_func if x == types.float32 else double.py_func
+
         overload(stub, strict=False, jit_options={"error_model": "numpy", "fastmath": set(ELEMENTWISE)})(choose)
     return stub
 

@@ -2,9 +2,8 @@
 
 import numpy as np
 
-from fastgmm.kernels._jit import TILE_ROWS, kernel
-from fastgmm.kernels.forms import squared_distances
-from fastgmm.kernels.tiles import load_tile
+from fastgmm.kernels._jit import TILE_ROWS, TILE_STRIDE, kernel
+from fastgmm.kernels.tiles import load_tile, squared_distances
 
 # n rows, d features (padded to a multiple of 4), k centres, b = TILE_ROWS rows in a tile
 
@@ -59,4 +58,4 @@ def lloyd_pass(rows, centres, tile, buffer, counts, first, distances):
             counts[c] += 1.0
             distances[start + i] = nearest[i]
             for j in range(d):
-                first[c, j] += tile[j * TILE_ROWS + i] - centres[c, j]
+                first[c, j] += tile[j * TILE_STRIDE + i] - centres[c, j]

@@ -7,40 +7,30 @@ directly, and a driver that holds a `prange` over workers. No pass knows a form.
 import numpy as np
 from numba import prange
 
-from fastgmm.kernels._jit import RANGE_ROWS, SUMS, TILE_ROWS, kernel, parallel_kernel
-from fastgmm.kernels.forms import accumulate, log_densities, work_size
-from fastgmm.kernels.tiles import count_lost, exponentiate, load_tile, load_weights, log_sum
+from fastgmm.kernels._jit import RANGE_ROWS, TILE_ROWS, TILE_STRIDE, kernel, parallel_kernel
+from fastgmm.kernels.forms import accumulate, log_densities
+from fastgmm.kernels.tiles import count_lost, exponentiate, load_tile, load_weights, log_sum, sum_log_likelihoods
 
 # n rows, d features (padded), k components, b = TILE_ROWS rows in a tile
 
 
-def scratch_size(k: int, features: int) -> int:
-    """Floats of working memory one worker needs."""
-    return (features + -(-k // 4) * 4 + 4) * TILE_ROWS + work_size(k, features)
-
-
 @kernel
-def _cut(scratch, k, d):
-    """Cut scratch into tile (d * b), work, densities (k padded to 4, * b), and four vectors of b."""
-    vectors = scratch.size - 4 * TILE_ROWS
-    densities = vectors - (k + 3) // 4 * 4 * TILE_ROWS
+def _cut(scratch, k):
+    """Cut scratch into three vectors, log-densities (k * b), and a tile with the form's working memory."""
+    densities, tile = 4 * TILE_STRIDE, (4 + k) * TILE_STRIDE
     return (
-        scratch[: d * TILE_ROWS],
-        scratch[d * TILE_ROWS : densities],
-        scratch[densities:vectors],
-        scratch[vectors : vectors + TILE_ROWS],
-        scratch[vectors + TILE_ROWS : vectors + 2 * TILE_ROWS],
-        scratch[vectors + 2 * TILE_ROWS : vectors + 3 * TILE_ROWS],
-        scratch[vectors + 3 * TILE_ROWS :],
+        scratch[:TILE_ROWS],
+        scratch[TILE_STRIDE : TILE_STRIDE + TILE_ROWS],
+        scratch[2 * TILE_STRIDE : 2 * TILE_STRIDE + TILE_ROWS],
+        scratch[densities:tile],
+        scratch[tile:],
     )
 
 
-@kernel(flags=SUMS)
-def _weighted_sum(values, weights):
-    total = 0.0
-    for i in range(TILE_ROWS):
-        total += values[i] * weights[i]
-    return total
+@kernel
+def _clear(values):
+    for j in range(values.size):
+        values[j] = 0.0
 
 
 @kernel
@@ -60,19 +50,20 @@ def _add(values, out):
 def _range_sums(rows, row_weights, form, centres, start, stop, scratch, sums):
     """Set `sums` to the statistics of rows[start:stop]."""
     k, d = form.means.shape
-    tile, work, densities, weights, largest, total, log_likelihoods = _cut(scratch, k, d)
-    tile[rows.shape[1] * TILE_ROWS :] = 0.0
-    sums[:] = 0.0
+    weights, largest, total, densities, tile = _cut(scratch, k)
+    _clear(tile[rows.shape[1] * TILE_STRIDE : d * TILE_STRIDE])
+    _clear(sums)
     for first in range(start, stop, TILE_ROWS):
         count = min(TILE_ROWS, stop - first)
-        load_tile(rows, first, count, tile)
+        load_tile(rows, first, count, form.reference, tile)
         load_weights(row_weights, first, count, weights)
-        log_densities(form, tile, work, densities)
+        log_densities(form, tile, densities)
         exponentiate(densities, k, largest, total)
-        log_sum(largest, total, log_likelihoods)
-        sums[0] += _weighted_sum(log_likelihoods, weights)
-        sums[1] += count_lost(log_likelihoods, count)
-        accumulate(form, tile, work, densities, total, weights, centres, sums)
+        log_likelihood = sum_log_likelihoods(largest, total, weights, row_weights.size > 0, count)
+        sums[0] += log_likelihood
+        if not np.isfinite(log_likelihood):
+            sums[1] += count_lost(largest, total, count)
+        accumulate(form, tile, densities, total, weights, centres, sums)
 
 
 @kernel
@@ -124,7 +115,7 @@ def _write_labels(densities, k, labels, first, count):
     for i in range(count):
         best = 0
         for c in range(1, k):
-            if densities[c * TILE_ROWS + i] > densities[best * TILE_ROWS + i]:
+            if densities[c * TILE_STRIDE + i] > densities[best * TILE_STRIDE + i]:
                 best = c
         labels[first + i] = best
 
@@ -137,24 +128,24 @@ def rows_span(rows, form, first, last, scratch, log_likelihoods, responsibilitie
     which the caller repairs.
     """
     k, d = form.means.shape
-    tile, work, densities, _, largest, total, sums = _cut(scratch, k, d)
-    tile[rows.shape[1] * TILE_ROWS :] = 0.0
+    sums, largest, total, densities, tile = _cut(scratch, k)
+    _clear(tile[rows.shape[1] * TILE_STRIDE : d * TILE_STRIDE])
     lost[0] = 0
     for start in range(first * RANGE_ROWS, min(rows.shape[0], last * RANGE_ROWS), TILE_ROWS):
         count = min(TILE_ROWS, rows.shape[0] - start)
-        load_tile(rows, start, count, tile)
-        log_densities(form, tile, work, densities)
+        load_tile(rows, start, count, form.reference, tile)
+        log_densities(form, tile, densities)
         if labels.size:
             _write_labels(densities, k, labels, start, count)
         exponentiate(densities, k, largest, total)
         log_sum(largest, total, sums)
-        lost[0] += count_lost(sums, count)
+        lost[0] += count_lost(largest, total, count)
         if log_likelihoods.size:
             _copy(sums, log_likelihoods[start : start + count])
         if responsibilities.size:
             for i in range(count):
                 for c in range(k):
-                    responsibilities[start + i, c] = densities[c * TILE_ROWS + i] / total[i]
+                    responsibilities[start + i, c] = densities[c * TILE_STRIDE + i] / total[i]
 
 
 @kernel

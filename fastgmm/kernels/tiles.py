@@ -1,29 +1,37 @@
 """Rows become feature-major tiles; a tile of log-densities becomes responsibilities.
 
-A tile is TILE_ROWS rows stored feature by feature in one flat buffer, so every inner loop runs over rows and fills
-the SIMD lanes. Flat buffers and a constant width keep LLVM's overlap checks few; without them it does not vectorise.
+A tile is TILE_ROWS rows stored feature by feature in one flat buffer, TILE_STRIDE apart, so every inner loop runs over
+rows and fills the SIMD lanes. Flat buffers and a constant width keep LLVM's overlap checks few; without them it does
+not vectorise. Tiles are float64 or float32; sums over a tile leave it as float64.
 """
 
 import numpy as np
 
-from fastgmm.kernels._jit import SUMS, TILE_ROWS, kernel
-from fastgmm.kernels.math import exp, log
+from fastgmm.kernels._jit import SUMS, TILE_ROWS, TILE_STRIDE, by_precision, kernel
+from fastgmm.kernels.math import exp, exp_single, log
+
+# Rows whose totals are multiplied before one logarithm is taken of them all. A total is between 1 and k, so that the
+# product of 16 stays finite for any number of components there will ever be.
+_TOTALS = 16
 
 # n rows, d features, k components, b = TILE_ROWS rows in a tile
 
+_exp = by_precision(exp, exp_single)
+
 
 @kernel
-def load_tile(rows, start, count, tile):
-    """Copy rows[start : start + count] into tile[: d * b], repeating the last row to fill it.
+def load_tile(rows, start, count, reference, tile):
+    """Set tile[: d * b] to rows[start : start + count] - reference, repeating the last row to fill it.
 
     `rows` has shape (n, d, 1 or more) and any strides or float type; only its [:, :, 0] is read.
     """
     for j in range(rows.shape[1]):
-        offset = j * TILE_ROWS
+        offset = j * TILE_STRIDE
+        origin = reference[j]
         for i in range(count):
-            tile[offset + i] = rows[start + i, j, 0]
+            tile[offset + i] = rows[start + i, j, 0] - origin
         for i in range(count, TILE_ROWS):
-            tile[offset + i] = rows[start + count - 1, j, 0]
+            tile[offset + i] = tile[offset + count - 1]
 
 
 @kernel
@@ -36,70 +44,180 @@ def load_weights(row_weights, start, count, weights):
 
 
 @kernel
+def _exponentiate_one(densities, largest, total):
+    for i in range(TILE_ROWS):
+        e = _exp(densities[i] - largest[i])
+        densities[i] = e
+        total[i] += e
+
+
+@kernel
+def _exponentiate_two(densities, largest, total):
+    # Two at a time share the loads of the polynomial's coefficients, of which there are more than registers.
+    for i in range(TILE_ROWS):
+        d = _exp(densities[i] - largest[i])
+        e = _exp(densities[TILE_STRIDE + i] - largest[i])
+        densities[i] = d
+        densities[TILE_STRIDE + i] = e
+        total[i] += d + e
+
+
+@kernel
 def exponentiate(densities, k, largest, total):
     """Turn log-densities into exp(log-density - the row's largest), in place; set `largest` and their `total`."""
     for i in range(TILE_ROWS):
         largest[i] = densities[i]
         total[i] = 0.0
     for c in range(1, k):
-        offset = c * TILE_ROWS
+        offset = c * TILE_STRIDE
         for i in range(TILE_ROWS):
             largest[i] = max(largest[i], densities[offset + i])
-    for c in range(k):
-        offset = c * TILE_ROWS
-        for i in range(TILE_ROWS):
-            e = exp(densities[offset + i] - largest[i])
-            densities[offset + i] = e
-            total[i] += e
+    for c in range(0, k - 1, 2):
+        _exponentiate_two(densities[c * TILE_STRIDE :], largest, total)
+    if k % 2:
+        _exponentiate_one(densities[(k - 1) * TILE_STRIDE :], largest, total)
 
 
 @kernel
 def log_sum(largest, total, out):
     """out = log Σ_c w_c N(x | μ_c, Σ_c), from what `exponentiate` left."""
     for i in range(TILE_ROWS):
-        out[i] = largest[i] + log(total[i])
+        out[i] = largest[i] + log(np.float64(total[i]))
+
+
+@kernel(flags=SUMS)
+def _sum_to(values, count):
+    total = 0.0
+    for i in range(count):
+        total += values[i]
+    return total
+
+
+@kernel(flags=SUMS)
+def _weighted_sum(largest, total, weights):
+    result = 0.0
+    for i in range(TILE_ROWS):
+        result += weights[i] * (largest[i] + log(np.float64(total[i])))
+    return result
 
 
 @kernel
-def count_lost(log_likelihoods, count):
+def _log_product(total, count):
+    """Σ_i log total_i, by one logarithm for every _TOTALS rows."""
+    groups = TILE_ROWS // _TOTALS
+    result = 0.0
+    for g in range(groups):
+        product = 1.0
+        for i in range(g, count, groups):
+            product *= total[i]
+        result += log(product)
+    return result
+
+
+@kernel
+def sum_log_likelihoods(largest, total, weights, weighted, count):
+    """Σ_i weight_i log p(x_i) of a tile from what `exponentiate` left; without weights, of its first `count` rows."""
+    if weighted:
+        return _weighted_sum(largest, total, weights)
+    return _sum_to(largest, count) + _log_product(total, count)
+
+
+@kernel
+def count_lost(largest, total, count):
     """Count the rows whose log-likelihood is not finite: too far from every component for float64."""
     lost = 0
     for i in range(count):
-        if not np.isfinite(log_likelihoods[i]):
+        if not (np.isfinite(largest[i]) and np.isfinite(total[i])):
             lost += 1
     return lost
 
 
 @kernel
-def divide(numerators, total, scale):
-    """scale = numerators / total, row by row."""
+def divide(numerators, total, out):
+    """out = numerators / total, row by row."""
     for i in range(TILE_ROWS):
-        scale[i] = numerators[i] / total[i]
+        out[i] = numerators[i] / total[i]
+
+
+@kernel
+def scale(values, factors, out):
+    """out = values * factors, row by row."""
+    for i in range(TILE_ROWS):
+        out[i] = values[i] * factors[i]
+
+
+@kernel
+def subtract_multiple(values, factor, out):
+    """out -= factor * values."""
+    for i in range(TILE_ROWS):
+        out[i] -= values[i] * factor
+
+
+@kernel
+def scale_and_shift(values, factor, shift):
+    """values = factor * values + shift, in place."""
+    a, b = values.dtype.type(factor), values.dtype.type(shift)
+    for i in range(TILE_ROWS):
+        values[i] = a * values[i] + b
 
 
 @kernel(flags=SUMS)
-def scale_and_sum(values, scale):
-    """Multiply one component's `values` by `scale` in place and return their sum."""
+def scale_and_sum(values, factors):
+    """Multiply one component's `values` by `factors` in place and return their sum."""
     total = 0.0
     for i in range(TILE_ROWS):
-        v = values[i] * scale[i]
+        v = values[i] * factors[i]
         values[i] = v
         total += v
     return total
 
 
 @kernel
-def scale_components(densities, k, scale, weight):
-    """r_c *= scale for every component, in place; weight[c] += Σ_i r_c."""
+def scale_components(densities, k, factors, weight):
+    """r_c *= factors for every component, in place; weight[c] += Σ_i r_c."""
     for c in range(k):
-        weight[c] += scale_and_sum(densities[c * TILE_ROWS :], scale)
+        weight[c] += scale_and_sum(densities[c * TILE_STRIDE :], factors)
 
 
 @kernel
 def subtract_centre(tile, centre, features, out):
     """out = tile - centre, feature by feature."""
     for j in range(features):
-        offset = j * TILE_ROWS
+        offset = j * TILE_STRIDE
         m = centre[j]
         for i in range(TILE_ROWS):
             out[offset + i] = tile[offset + i] - m
+
+
+@kernel(flags=SUMS)
+def centre_and_weigh(x, centre, r, deviation, weighted):
+    """deviation = x - centre and weighted = r deviation for one feature; returns the sum of the latter."""
+    total = 0.0
+    for i in range(TILE_ROWS):
+        difference = x[i] - centre
+        product = r[i] * difference
+        deviation[i] = difference
+        weighted[i] = product
+        total += product
+    return total
+
+
+@kernel(flags=SUMS)
+def _four_squares(x, mean, out):
+    """out += Σ_j (x_j - mean_j)² over four features."""
+    m0, m1, m2, m3 = mean[0], mean[1], mean[2], mean[3]
+    for i in range(TILE_ROWS):
+        x0 = x[i] - m0
+        x1 = x[TILE_STRIDE + i] - m1
+        x2 = x[2 * TILE_STRIDE + i] - m2
+        x3 = x[3 * TILE_STRIDE + i] - m3
+        out[i] += (x0 * x0 + x1 * x1) + (x2 * x2 + x3 * x3)
+
+
+@kernel
+def squared_distances(tile, mean, features, out):
+    """out[i] = |x_i - mean|² for a tile whose features are a multiple of four."""
+    for i in range(TILE_ROWS):
+        out[i] = 0.0
+    for j in range(0, features, 4):
+        _four_squares(tile[j * TILE_STRIDE :], mean[j:], out)

@@ -1,5 +1,6 @@
 """Rows of an array in memory or mapped into it: any strides, any real type."""
 
+import math
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
@@ -7,10 +8,11 @@ import numpy as np
 
 from fastgmm.kernels import passes
 from fastgmm.kernels._jit import RANGE_ROWS, parallel_region, run_shares
-from fastgmm.kernels.forms import moments, sums_size
+from fastgmm.kernels.forms import HEAD, cut_moments, scratch_size, sums_size
 from fastgmm.statistics import Statistics, TreeSum
 
 _BUDGET = 16 * 2**20  # bytes a pass may take for each of: partial sums, rows being cast
+_CACHE_LINE = 64  # bytes
 _SPANS_PER_WORKER = 32  # enough that the last ones do not leave a worker idle
 
 
@@ -30,6 +32,14 @@ def _as_kernel_rows(rows: np.ndarray) -> np.ndarray:
     arrays share one compiled kernel.
     """
     return np.broadcast_to(rows[:, :, None], (*rows.shape, 2))
+
+
+def _aligned_zeros(shape: tuple[int, ...], dtype: Any) -> np.ndarray:
+    """Zeros that begin with a cache line, so that no vector straddles two."""
+    count, size = math.prod(shape), np.dtype(dtype).itemsize
+    room = np.zeros(count + _CACHE_LINE // size, dtype)
+    skip = -room.ctypes.data % _CACHE_LINE // size
+    return room[skip : skip + count].reshape(shape)
 
 
 def _power_of_two_at_least(count: int) -> int:
@@ -62,22 +72,28 @@ class ArrayRows:
         """Number of features."""
         return int(self._rows.shape[1])
 
+    @property
+    def single(self) -> bool:
+        """Whether the rows are float32, so that a tile of them may be."""
+        return bool(self._rows.dtype == np.float32)
+
     def take(self, indices: np.ndarray) -> np.ndarray:
         """Copy some rows as float64, shape (len(indices), d)."""
         return np.ascontiguousarray(self._rows[indices], dtype=np.float64)
 
     def reduce(self, form: Any, centres: np.ndarray | None = None) -> Statistics:
-        """Statistics of all rows under `form`, with moments about `centres` (k, d), by default the form's means."""
-        if centres is None:
-            about = form.means
-        else:
+        """Statistics of all rows under `form`, with moments about `centres` (k, d), by default the form's own."""
+        about = form.means
+        if centres is not None:
             about = np.zeros_like(form.means)
-            about[:, : centres.shape[1]] = centres
+            about[:, : self.n_features] = centres - form.reference[: self.n_features]
         tree = TreeSum()
         for start, stop, rows in self._readable():
             weights = self._weights[start:stop] if self._weights.size else self._weights
             self._add_sums(rows, weights, form, about, tree)
-        return Statistics(*moments(form, tree.total(), about, self.n_features))
+        sums = tree.total()
+        moments = cut_moments(form, sums[HEAD:], about, self.n_features)
+        return Statistics(*moments, log_likelihood=float(sums[0]), lost=int(sums[1]))
 
     def map(
         self, form: Any, *, log_likelihoods: bool = False, responsibilities: bool = False, labels: bool = False
@@ -116,15 +132,15 @@ class ArrayRows:
         else:
             yield from self.blocks()
 
-    def _buffer(self, name: str, shape: tuple[int, ...]) -> np.ndarray:
+    def _buffer(self, name: str, shape: tuple[int, ...], dtype: Any = np.float64) -> np.ndarray:
         """Working memory that survives from pass to pass: fresh pages cost more than the sums they hold."""
         buffer = self._buffers.get(name)
-        if buffer is None or buffer.shape != shape:
-            buffer = self._buffers[name] = np.zeros(shape)
+        if buffer is None or buffer.shape != shape or buffer.dtype != dtype:
+            buffer = self._buffers[name] = _aligned_zeros(shape, dtype)
         return buffer
 
     def _scratch(self, workers: int, form: Any) -> np.ndarray:
-        return self._buffer("scratch", (workers, passes.scratch_size(*form.means.shape)))
+        return self._buffer("scratch", (workers, scratch_size(form)), form.means.dtype)
 
     def _add_sums(self, rows: np.ndarray, weights: np.ndarray, form: Any, about: np.ndarray, tree: TreeSum) -> None:
         ranges = -(-rows.shape[0] // RANGE_ROWS)
