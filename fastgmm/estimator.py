@@ -427,13 +427,9 @@ class GaussianMixture(DensityMixin, BaseEstimator):
         with threads(self.n_jobs):
             if not single:
                 return getattr(mixture.evaluate(rows, **{what: True}), what)
-            parts = (
-                getattr(mixture.evaluate(rows[i : i + _EVALUATED_ROWS], **{what: True}, single=True), what).astype(
-                    np.float32
-                )
-                for i in range(0, len(rows), _EVALUATED_ROWS)
-            )
-            return np.concatenate(list(parts))
+            blocks = (rows[i : i + _EVALUATED_ROWS] for i in range(0, len(rows), _EVALUATED_ROWS))
+            parts = (getattr(mixture.evaluate(block, **{what: True}, single=True), what) for block in blocks)
+            return np.concatenate([part.astype(np.float32) for part in parts])
 
     def predict(self, X: Any) -> np.ndarray:
         """Most probable component of each row, shape (n,)."""

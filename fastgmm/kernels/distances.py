@@ -13,10 +13,11 @@ def distances_to(rows, centres, tile, buffer, out):
     """out[c, i] = |x_i - centre_c|²; `rows` as `tiles.load_tile` takes them, centres (k, d) padded with zeros."""
     n = rows.shape[0]
     k, d = centres.shape
+    origin = np.zeros(d)
     tile[:] = 0.0
     for start in range(0, n, TILE_ROWS):
         count = min(TILE_ROWS, n - start)
-        load_tile(rows, start, count, tile)
+        load_tile(rows, start, count, origin, tile)
         for c in range(k):
             squared_distances(tile, centres[c], d, buffer)
             for i in range(count):
@@ -42,12 +43,13 @@ def lloyd_pass(rows, centres, tile, buffer, counts, first, distances):
     k, d = centres.shape
     labels = np.zeros(TILE_ROWS)
     nearest = np.empty(TILE_ROWS)
+    origin = np.zeros(d)
     tile[:] = 0.0
     counts[:] = 0.0
     first[:] = 0.0
     for start in range(0, n, TILE_ROWS):
         count = min(TILE_ROWS, n - start)
-        load_tile(rows, start, count, tile)
+        load_tile(rows, start, count, origin, tile)
         nearest[:] = np.inf
         labels[:] = 0.0
         for c in range(k):

@@ -329,7 +329,7 @@ def _about_reference(weights: np.ndarray, means: np.ndarray) -> tuple[np.ndarray
 
 def _fields(
     dtype: np.dtype, constants: np.ndarray, means: np.ndarray, reference: np.ndarray, coefficients: np.ndarray
-) -> tuple[np.ndarray, ...]:
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     """The fields that all these forms begin with, in the type of the tile; rows are read relative to float64."""
     packed = np.empty(coefficients.size)
     pack_rows(coefficients, packed)
