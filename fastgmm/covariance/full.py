@@ -4,7 +4,7 @@ from typing import Any
 
 import numpy as np
 
-from fastgmm.covariance.update import Parameters, Update, has_jumped, move, variance_floors
+from fastgmm.covariance.update import SMALLEST_COUNT, Parameters, Update, is_jump, variance_floor
 from fastgmm.kernels import centred, expanded
 from fastgmm.kernels._jit import kernel
 from fastgmm.kernels.linalg import cholesky, invert_lower
@@ -14,20 +14,6 @@ from fastgmm.statistics import Statistics
 MATRICES = True
 # Whether all components share one.
 SHARED = False
-
-
-@kernel
-def _maximise(second, counts, shifts, floors, reg_covar, covariances, factors):
-    # Σ_c = Σ_i r_ic (x_i - μ_c)(x_i - μ_c)ᵀ / N_c = second_c / N_c - δ_c δ_cᵀ
-    k, d = shifts.shape
-    for c in range(k):
-        for j in range(d):
-            for m in range(j + 1):
-                value = second[c, j, m] / counts[c] - shifts[c, j] * shifts[c, m]
-                covariances[c, j, m] = value
-                covariances[c, m, j] = value
-            covariances[c, j, j] += reg_covar
-    return factorise_all(covariances, floors, factors)
 
 
 @kernel
@@ -41,17 +27,37 @@ def factorise_all(covariances, floors, factors):
     return -1
 
 
+@kernel
+def _maximise(centres, weight, first, second, reg_covar):
+    """Everything between two passes in one call: of little data, calls would take longer than the passes."""
+    k, d = centres.shape
+    counts = weight + SMALLEST_COUNT
+    weights = counts / counts.sum()
+    means, shifts, floors = np.empty((k, d)), np.empty((k, d)), np.empty((k, d))
+    covariances, factors = np.empty((k, d, d)), np.empty((k, d, d))
+    jumped = False
+    for c in range(k):
+        for j in range(d):
+            shift = first[c, j] / counts[c]
+            mean = centres[c, j] + shift
+            shifts[c, j] = shift
+            means[c, j] = mean
+            floors[c, j] = variance_floor(mean)
+            # Σ_c = Σ_i r_ic (x_i - μ_c)(x_i - μ_c)ᵀ / N_c = second_c / N_c - δ_c δ_cᵀ
+            for m in range(j + 1):
+                value = second[c, j, m] / counts[c] - shift * shifts[c, m]
+                covariances[c, j, m] = value
+                covariances[c, m, j] = value
+            jumped |= is_jump(shift, covariances[c, j, j], mean)
+            covariances[c, j, j] += reg_covar
+    failed = factorise_all(covariances, floors, factors)
+    return weights, means, covariances, factors, failed, jumped
+
+
 def maximise(statistics: Statistics, reg_covar: float) -> Update:
     """Parameters that maximise the expected log-likelihood, `reg_covar` added to the diagonals."""
-    moved = move(statistics)
-    second = np.ascontiguousarray(statistics.second)  # one type for the kernel, padded or not
-    covariances = np.empty_like(second)
-    factors = np.empty_like(covariances)
-    floors = variance_floors(moved.means)
-    failed = _maximise(second, moved.counts, moved.shifts, floors, reg_covar, covariances, factors)
-    variances = np.einsum("cjj->cj", covariances) - reg_covar
-    jumped = has_jumped(moved.shifts, variances, moved.means)
-    return Update(Parameters(moved.weights, moved.means, covariances, factors), failed, jumped)
+    *parameters, failed, jumped = _maximise(*statistics[:3], np.ascontiguousarray(statistics.second), float(reg_covar))
+    return Update(Parameters(*parameters), failed, jumped)
 
 
 def form(parameters: Parameters, single: bool = False) -> Any:

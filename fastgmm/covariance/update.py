@@ -4,11 +4,14 @@ from typing import NamedTuple
 
 import numpy as np
 
+from fastgmm.kernels._jit import kernel
 from fastgmm.statistics import Statistics
 
 # A mean that moved by δ costs the digits of δ² / variance when the moments are shifted; beyond this they are retaken.
 _LARGEST_MOVE = 1e4
 _EPS = float(np.finfo(np.float64).eps)
+# Rows that every component has at least, so that counts can divide.
+SMALLEST_COUNT = 10 * _EPS
 
 
 class Parameters(NamedTuple):
@@ -43,17 +46,29 @@ class Moved(NamedTuple):
 
 def move(statistics: Statistics) -> Moved:
     """New weights and means. An empty component keeps its mean."""
-    counts = statistics.weight + 10 * _EPS
+    counts = statistics.weight + SMALLEST_COUNT
     shifts = statistics.first / counts[:, None]
     return Moved(counts, counts / counts.sum(), statistics.centres + shifts, shifts)
 
 
-def variance_floors(means: np.ndarray) -> np.ndarray:
+@kernel
+def variance_floor(mean):
     """The variance that rounding alone gives a feature at the mean's distance from zero; anything below is zero."""
+    return (_EPS * mean) ** 2
+
+
+@kernel
+def is_jump(shift, variance, mean):
+    """Whether a mean moved by so many of its new standard deviations that digits were lost."""
+    return shift**2 > _LARGEST_MOVE * max(variance, 0.0) + (8 * _EPS * mean) ** 2
+
+
+def variance_floors(means: np.ndarray) -> np.ndarray:
+    """`variance_floor` of all means."""
     return (_EPS * means) ** 2
 
 
 def has_jumped(shifts: np.ndarray, variances: np.ndarray, means: np.ndarray) -> bool:
-    """Whether any mean moved by so many of its new standard deviations that digits were lost."""
+    """Whether `is_jump` holds for any of them."""
     noise = (8 * _EPS * means) ** 2
     return bool((shifts**2 > _LARGEST_MOVE * np.maximum(variances, 0.0) + noise).any())

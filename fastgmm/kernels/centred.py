@@ -7,6 +7,7 @@ Diagonal           a scale per component and feature
 Isotropic          a scale per component
 """
 
+import math
 from functools import lru_cache
 from typing import Any, NamedTuple
 
@@ -38,6 +39,7 @@ from fastgmm.kernels.tiles import (
 
 # Dimensions that are compile-time constants: with so few features all moments of a component fit in the registers.
 SMALL_SIZES = (1, 2, 3, 4)
+_HALF_LOG_2_PI = 0.5 * math.log(2 * math.pi)
 # Rows of the lower triangle of second moments that are weighed at a time: they stay in the first-level cache.
 _ROWS = 4
 
@@ -116,7 +118,7 @@ def _log_densities_small(form, tile, out):
 
 
 @kernel(flags=SUMS)
-def _small_moments(tile, centre, values, share, sums, dims):
+def _small_moments(tile, centre, values, share, weight, first, second, dims):
     """Weight and all moments of d <= 4 features in one sweep, held in registers.
 
     The responsibilities are values * share. Branches on d are settled at compile time.
@@ -152,8 +154,7 @@ def _small_moments(tile, centre, values, share, sums, dims):
             s31 += a3 * x1
             s32 += a3 * x2
             s33 += a3 * x3
-    sums[0] += n
-    first, second = sums[1:], sums[1 + d :]
+    weight[0] += n
     first[0] += f0
     second[0] += s00
     if d > 1:
@@ -179,8 +180,10 @@ def _accumulate_small(form, tile, values, total, weights, centres, sums):
     k, d = form.means.shape
     divide(weights, total, total)
     for c in range(k):
-        mine = sums[HEAD + c * (1 + d + d * d) :]
-        _small_moments(tile, centres[c], values[c * TILE_STRIDE :], total, mine, form.size.shape)
+        weight = sums[HEAD + c :]
+        first = sums[HEAD + k + c * d :]
+        second = sums[HEAD + k + k * d + c * d * d :]
+        _small_moments(tile, centres[c], values[c * TILE_STRIDE :], total, weight, first, second, form.size.shape)
 
 
 @log_densities.body(BlockedTriangular)
@@ -459,19 +462,12 @@ def _absolute(form: Any, centres: np.ndarray, features: int) -> np.ndarray:
     return (centres + form.reference)[:, :features]
 
 
-@cut_moments.register
-def _(form: SmallTriangular, sums: np.ndarray, centres: np.ndarray, features: int) -> Moments:
-    k, d = form.means.shape
-    parts = sums.reshape(k, 1 + d + d * d)
-    second = parts[:, 1 + d :].reshape(k, d, d)
-    return Moments(_absolute(form, centres, features), parts[:, 0], parts[:, 1 : 1 + d], second)
-
-
-@cut_moments.register
-def _(form: BlockedTriangular, sums: np.ndarray, centres: np.ndarray, features: int) -> Moments:
+@cut_moments.register(SmallTriangular)
+@cut_moments.register(BlockedTriangular)
+def _(form: Any, sums: np.ndarray, centres: np.ndarray, features: int) -> Moments:
     k, d = form.means.shape
     weight, first, rest = _cut_weight_and_first(form, sums, features)
-    return Moments(_absolute(form, centres, features), weight, first, rest.reshape(k, d, d))
+    return Moments(centres, weight, first, rest.reshape(k, d, d))
 
 
 @cut_moments.register
@@ -533,11 +529,22 @@ def pack_factors(factors: np.ndarray) -> np.ndarray:
     return packed
 
 
+@kernel
+def triangular_log_constants(weights, factors):
+    """log w + log |F| - d/2 log 2π of lower triangular factors (k, d, d); -inf for a component without weight."""
+    k, d = factors.shape[:2]
+    out = np.empty(k)
+    for c in range(k):
+        out[c] = np.log(weights[c]) - d * _HALF_LOG_2_PI
+        for j in range(d):
+            out[c] += np.log(factors[c, j, j])
+    return out
+
+
 def triangular(weights: np.ndarray, means: np.ndarray, factors: np.ndarray) -> SmallTriangular | BlockedTriangular:
     """Form for one lower triangular factor (k, d, d) per component; Fᵀ F is its precision."""
     k, d = means.shape
-    log_determinants = np.log(np.einsum("cjj->cj", factors)).sum(1)
-    log_constants = make_log_constants(weights, log_determinants, d)
+    log_constants = triangular_log_constants(weights, factors)
     if d <= SMALL_SIZES[-1]:
         return SmallTriangular(log_constants, means, np.zeros(d), factors.reshape(k, d * d), _size(d))
     return BlockedTriangular(log_constants, means, np.zeros(d), pack_factors(factors))

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from fastgmm.kernels._jit import TILE_ROWS, TILE_STRIDE, kernel
-from fastgmm.kernels.centred import SMALL_SIZES
+from fastgmm.kernels.centred import SMALL_SIZES, triangular_log_constants
 from fastgmm.kernels.forms import (
     HEAD,
     Moments,
@@ -256,7 +256,7 @@ def _(form: ExpandedFull, sums: np.ndarray, centres: np.ndarray, features: int) 
     second = np.zeros((k, d, d))
     rows, columns = _pairs(d)
     second[:, rows, columns] = parts[:, d:-1]
-    return Moments(_centres(form), parts[:, -1], parts[:, :d], second)
+    return Moments(_centres(form), parts[:, -1].copy(), parts[:, :d].copy(), second)
 
 
 @cut_moments.register
@@ -352,7 +352,7 @@ def full(
     dtype = _choose_type(np.einsum("crj,cj->c", factors**2, sizes).max(), single)
     if dtype is None:
         return None
-    constants = make_log_constants(weights, np.log(np.einsum("cjj->cj", factors)).sum(1), d)
+    constants = triangular_log_constants(weights, factors)
     coefficients = np.empty((k, _n_full(d) - 1))
     _expand_full(centred, factors, constants, coefficients)
     return ExpandedFull(*_fields(dtype, constants, centred, reference, coefficients))

@@ -16,12 +16,13 @@ from fastgmm.kernels.tiles import count_lost, exponentiate, load_tile, load_weig
 
 @kernel
 def _cut(scratch, k):
-    """Cut scratch into three vectors, log-densities (k * b), and a tile with the form's working memory."""
+    """Cut scratch into four vectors, log-densities (k * b), and a tile with the form's working memory."""
     densities, tile = 4 * TILE_STRIDE, (4 + k) * TILE_STRIDE
     return (
         scratch[:TILE_ROWS],
         scratch[TILE_STRIDE : TILE_STRIDE + TILE_ROWS],
         scratch[2 * TILE_STRIDE : 2 * TILE_STRIDE + TILE_ROWS],
+        scratch[3 * TILE_STRIDE : 3 * TILE_STRIDE + TILE_ROWS],
         scratch[densities:tile],
         scratch[tile:],
     )
@@ -50,7 +51,7 @@ def _add(values, out):
 def _range_sums(rows, row_weights, form, centres, start, stop, scratch, sums):
     """Set `sums` to the statistics of rows[start:stop]."""
     k, d = form.means.shape
-    weights, largest, total, densities, tile = _cut(scratch, k)
+    weights, largest, total, work, densities, tile = _cut(scratch, k)
     _clear(tile[rows.shape[1] * TILE_STRIDE : d * TILE_STRIDE])
     _clear(sums)
     for first in range(start, stop, TILE_ROWS):
@@ -59,7 +60,7 @@ def _range_sums(rows, row_weights, form, centres, start, stop, scratch, sums):
         load_weights(row_weights, first, count, weights)
         log_densities(form, tile, densities)
         exponentiate(densities, k, largest, total)
-        log_likelihood = sum_log_likelihoods(largest, total, weights, row_weights.size > 0, count)
+        log_likelihood = sum_log_likelihoods(largest, total, weights, row_weights.size > 0, count, work)
         sums[0] += log_likelihood
         if not np.isfinite(log_likelihood):
             sums[1] += count_lost(largest, total, count)
@@ -128,7 +129,7 @@ def rows_span(rows, form, first, last, scratch, log_likelihoods, responsibilitie
     which the caller repairs.
     """
     k, d = form.means.shape
-    sums, largest, total, densities, tile = _cut(scratch, k)
+    sums, largest, total, _, densities, tile = _cut(scratch, k)
     _clear(tile[rows.shape[1] * TILE_STRIDE : d * TILE_STRIDE])
     lost[0] = 0
     for start in range(first * RANGE_ROWS, min(rows.shape[0], last * RANGE_ROWS), TILE_ROWS):

@@ -10,9 +10,9 @@ import numpy as np
 from fastgmm.kernels._jit import SUMS, TILE_ROWS, TILE_STRIDE, by_precision, kernel
 from fastgmm.kernels.math import exp, exp_single, log
 
-# Rows whose totals are multiplied before one logarithm is taken of them all. A total is between 1 and k, so that the
-# product of 16 stays finite for any number of components there will ever be.
-_TOTALS = 16
+# Logarithms a tile takes: of the products of so many rows' totals each. A total is between 1 and k, so the product of 8
+# stays finite in float32 for any number of components below 65,000.
+_LOGARITHMS = TILE_ROWS // 8
 
 # n rows, d features, k components, b = TILE_ROWS rows in a tile
 
@@ -63,8 +63,26 @@ def _exponentiate_two(densities, largest, total):
 
 
 @kernel
+def _exponentiate_pair(densities, largest, total):
+    # Of two components the larger has exp(0) = 1, which need not be computed.
+    one = densities.dtype.type(1.0)
+    for i in range(TILE_ROWS):
+        a = densities[i]
+        b = densities[TILE_STRIDE + i]
+        top = max(a, b)
+        e = _exp(min(a, b) - top)
+        densities[i] = one if a >= b else e
+        densities[TILE_STRIDE + i] = e if a >= b else one
+        largest[i] = top
+        total[i] = one + e
+
+
+@kernel
 def exponentiate(densities, k, largest, total):
     """Turn log-densities into exp(log-density - the row's largest), in place; set `largest` and their `total`."""
+    if k == 2:
+        _exponentiate_pair(densities, largest, total)
+        return
     for i in range(TILE_ROWS):
         largest[i] = densities[i]
         total[i] = 0.0
@@ -102,24 +120,28 @@ def _weighted_sum(largest, total, weights):
 
 
 @kernel
-def _log_product(total, count):
-    """Σ_i log total_i, by one logarithm for every _TOTALS rows."""
-    groups = TILE_ROWS // _TOTALS
+def _log_product(total, count, products):
+    """Σ_i log total_i of the first `count` rows, by one logarithm for several of them."""
+    one = total.dtype.type(1.0)
+    for i in range(TILE_ROWS):
+        products[i] = total[i] if i < count else one
+    size = TILE_ROWS
+    while size > _LOGARITHMS:
+        size //= 2
+        for i in range(size):
+            products[i] *= products[size + i]
     result = 0.0
-    for g in range(groups):
-        product = 1.0
-        for i in range(g, count, groups):
-            product *= total[i]
-        result += log(product)
+    for i in range(_LOGARITHMS):
+        result += log(np.float64(products[i]))
     return result
 
 
 @kernel
-def sum_log_likelihoods(largest, total, weights, weighted, count):
+def sum_log_likelihoods(largest, total, weights, weighted, count, work):
     """Σ_i weight_i log p(x_i) of a tile from what `exponentiate` left; without weights, of its first `count` rows."""
     if weighted:
         return _weighted_sum(largest, total, weights)
-    return _sum_to(largest, count) + _log_product(total, count)
+    return _sum_to(largest, count) + _log_product(total, count, work)
 
 
 @kernel

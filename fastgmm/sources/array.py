@@ -61,6 +61,9 @@ class ArrayRows:
         self._rows = rows
         self._weights = np.empty(0) if weights is None else weights
         self._buffers: dict[str, np.ndarray] = {}
+        self._layout: tuple[Any, ...] = ()  # of the form that the arguments below are for
+        self._arguments: tuple[Any, ...] = ()
+        self._in_place = rows.dtype in (np.float64, np.float32) and rows.flags.aligned
 
     @property
     def n_rows(self) -> int:
@@ -87,13 +90,31 @@ class ArrayRows:
         if centres is not None:
             about = np.zeros_like(form.means)
             about[:, : self.n_features] = centres - form.reference[: self.n_features]
+        sums = self._sums(form, about)
+        moments = cut_moments(form, sums[HEAD:], about, self.n_features)
+        return Statistics(*moments, float(sums[0]), int(sums[1]))
+
+    def _sums(self, form: Any, about: np.ndarray) -> np.ndarray:
+        """The vector of sums over all rows."""
+        if self.n_rows <= RANGE_ROWS and self._in_place:
+            return self._sums_of_one_range(form, about)
         tree = TreeSum()
         for start, stop, rows in self._readable():
             weights = self._weights[start:stop] if self._weights.size else self._weights
             self._add_sums(rows, weights, form, about, tree)
-        sums = tree.total()
-        moments = cut_moments(form, sums[HEAD:], about, self.n_features)
-        return Statistics(*moments, log_likelihood=float(sums[0]), lost=int(sums[1]))
+        return tree.total()
+
+    def _sums_of_one_range(self, form: Any, about: np.ndarray) -> np.ndarray:
+        """As `_sums`, without what is there for many ranges: few rows take less time than that."""
+        layout = (type(form), form.means.shape, form.means.dtype)
+        if self._layout != layout:
+            self._layout = layout
+            size = sums_size(form)
+            self._arguments = (1, 1, self._scratch(1, form), np.zeros((1, 1, size)), np.zeros((1, size)))
+            self._kernel_rows = _as_kernel_rows(self._rows)
+        sums = self._arguments[-1]
+        passes.statistics_share(0, self._kernel_rows, self._weights, form, about, *self._arguments)
+        return sums[0].copy()
 
     def map(
         self, form: Any, *, log_likelihoods: bool = False, responsibilities: bool = False, labels: bool = False
@@ -127,7 +148,7 @@ class ArrayRows:
 
     def _readable(self) -> Iterator[tuple[int, int, np.ndarray]]:
         """All rows at once where kernels can read them, otherwise block after block."""
-        if self._rows.dtype in (np.float64, np.float32) and self._rows.flags.aligned:
+        if self._in_place:
             yield 0, self.n_rows, self._rows
         else:
             yield from self.blocks()
