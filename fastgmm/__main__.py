@@ -5,6 +5,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+_STRUCTURES = ["full", "tied", "diag", "spherical"]
+
 
 def _positive(text: str) -> int:
     """Read a whole number of at least one."""
@@ -53,6 +55,23 @@ def _build_parser() -> argparse.ArgumentParser:
     tour.add_argument("--seed", type=_seed, default=0, metavar="N", help="seed of the chain and of the fits")
     tour.add_argument("--components", type=_positive, default=6, metavar="K", help="fit 1 to K components")
     tour.set_defaults(run=_run_tour, parser=tour)
+    warmup = commands.add_parser(
+        "warmup",
+        help="compile all kernels beforehand",
+        description="Compile all kernels into the cache folder, from which later processes load them. Takes some "
+        "minutes; what is there already is not compiled again.",
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    warmup.add_argument(
+        "--structures",
+        nargs="+",
+        choices=_STRUCTURES,
+        default=_STRUCTURES,
+        metavar="NAME",
+        help=f"covariance structures to compile for, of {', '.join(_STRUCTURES)}",
+    )
+    warmup.add_argument("--quiet", action="store_true", help="print nothing but errors")
+    warmup.set_defaults(run=_run_warmup, parser=warmup)
     return parser
 
 
@@ -75,6 +94,15 @@ def _run_tour(parser: argparse.ArgumentParser, options: argparse.Namespace) -> N
     try:
         tour.run(options.out, options.steps, options.thin, options.seed, options.components)
     except tour.PicturesUnavailable as error:
+        parser.exit(1, f"{parser.prog}: {error}\n")
+
+
+def _run_warmup(parser: argparse.ArgumentParser, options: argparse.Namespace) -> None:
+    from fastgmm import warmup
+
+    try:
+        warmup.run(options.structures, options.quiet)
+    except warmup.NothingToWarm as error:
         parser.exit(1, f"{parser.prog}: {error}\n")
 
 

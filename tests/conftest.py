@@ -3,6 +3,7 @@
 import os
 import shutil
 import tempfile
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -33,3 +34,17 @@ def quiet_wrapping():
     """The kernels' integers wrap round, which compiled code does in silence and NumPy's scalars do not."""
     with np.errstate(over="ignore"):
         yield
+
+
+@pytest.fixture
+def kernels_only(tmp_path):
+    """A copy of the package with a few kernels and nothing to import beside them."""
+    import fastgmm  # not before the folder is set
+
+    kernels = Path(fastgmm.__file__).parent / "kernels"
+    copy = tmp_path / "copy" / "fastgmm"
+    (copy / "kernels").mkdir(parents=True)
+    (copy / "__init__.py").touch()
+    for name in ("__init__.py", "_jit.py", "_notice.py", "math.py", "tiles.py"):
+        shutil.copy(kernels / name, copy / "kernels" / name)
+    return copy.parent

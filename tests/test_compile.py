@@ -1,19 +1,13 @@
 """What is compiled, when, and where it is kept."""
 
-import json
 import os
-import shutil
-import subprocess
 import sys
 from pathlib import Path
 
 import pytest
-
-import fastgmm
+from processes import PACKAGE, machine_code, run, start
 
 pytestmark = pytest.mark.compiled
-
-PACKAGE = Path(fastgmm.__file__).parent
 
 LOG_SUM = """
 import numpy as np
@@ -24,6 +18,18 @@ tiles.log_sum(np.zeros_like(out), np.ones_like(out), out)
 result = float(out[0])
 folder = str(_jit.CACHE_FOLDER) if _jit.CACHE_FOLDER else None
 """
+
+FIT = """
+import numpy as np
+from fastgmm import GaussianMixture
+
+X = np.random.default_rng(0).normal(size=(300, {features}))
+GaussianMixture(2, random_state=0, tol=1e9).fit(X).predict(X)
+"""
+
+# Features of fits that follow one another, each in a new process, and the most kernels that each may have to compile:
+# all that a first fit needs; then what knows another size; then what walks blocks.
+MOST_COMPILED = {5: 45, 9: 12, 40: 18, 23: 0}
 
 LOG = """
 from fastgmm.kernels import _jit, math
@@ -95,36 +101,6 @@ def measure(form, out):
 """
 
 
-def run(code, package, cache=None, preamble="", **environment):
-    """Run `code` in a process of its own with the package that lies in `package`; its `result` and `folder`."""
-    variables = {k: v for k, v in os.environ.items() if not k.startswith(("NUMBA_", "XDG_", "COV"))}
-    variables |= {"PYTHONPATH": str(package), "PYTHONDONTWRITEBYTECODE": "1"}
-    variables |= {"NUMBA_CACHE_DIR": str(cache)} if cache else {}
-    variables |= {name: value for name, value in environment.items() if value is not None}
-    for name in [name for name, value in environment.items() if value is None]:
-        variables.pop(name, None)
-    script = f"{preamble}\n{code}\nimport json\nprint(json.dumps([result, folder]))"
-    command = [sys.executable, "-c", script]
-    done = subprocess.run(command, env=variables, cwd=package, capture_output=True, text=True, timeout=300)
-    assert done.returncode == 0, done.stderr
-    return json.loads(done.stdout)
-
-
-def machine_code(folder):
-    return {path: path.stat().st_mtime_ns for path in Path(folder).rglob("*.nbc")}
-
-
-@pytest.fixture
-def kernels_only(tmp_path):
-    """A copy of the package with a few kernels and nothing to import beside them."""
-    copy = tmp_path / "copy" / "fastgmm"
-    (copy / "kernels").mkdir(parents=True)
-    (copy / "__init__.py").touch()
-    for name in ("__init__.py", "_jit.py", "math.py", "tiles.py"):
-        shutil.copy(PACKAGE / "kernels" / name, copy / "kernels" / name)
-    return copy.parent
-
-
 def test_importing_compiles_nothing(tmp_path):
     code = """
 import fastgmm
@@ -184,6 +160,57 @@ def test_the_next_process_finds_every_kernel(tmp_path):
         "statistics_parallel": 0,
         "rows_parallel": 0,
     }
+
+
+@pytest.mark.slow
+def test_few_kernels_are_compiled_for_a_fit(tmp_path):
+    before = 0
+    for features, most in MOST_COMPILED.items():
+        start(FIT.format(features=features), PACKAGE.parent, tmp_path)
+        compiled = len(machine_code(tmp_path))
+        assert compiled - before <= most, f"{compiled - before} kernels compiled for {features} features"
+        before = compiled
+    assert before > 20  # there was something to count
+
+
+def test_a_kernel_that_kernels_call_is_called_from_python_as_well(kernels_only, tmp_path):
+    code = """
+import numpy as np
+from fastgmm.kernels import tiles
+from fastgmm.kernels.math import log
+total, out = np.full(256, 3.0), np.empty(256)
+tiles.log_sum(np.zeros(256), total, out)
+result = [float(out[0]), float(log(3.0)), len(log.signatures)]
+folder = None
+"""
+    (inner, outer, signatures), _ = run(code, kernels_only, tmp_path)
+    assert inner == outer == pytest.approx(1.0986122886681098, rel=1e-15)
+    assert signatures == 1
+    before = machine_code(tmp_path)
+    assert {"math.log_callee", "math.log"} <= {path.name.rpartition("-")[0] for path in before}
+    assert run(code, kernels_only, tmp_path) == [[inner, outer, signatures], None]
+    assert machine_code(tmp_path) == before
+
+
+def test_sharing_work_compiles_a_share_no_second_time(tmp_path):
+    code = """
+import numpy as np
+from fastgmm import Mixture
+from fastgmm.kernels import passes
+
+mixture = Mixture([0.5, 0.5], [[0.0], [1.0]], [[[1.0]], [[1.0]]])
+mixture.logpdf(np.zeros((5000, 1)))
+result = [len(passes.rows_parallel._compiled), len(passes.rows_share.signatures)]
+folder = None
+"""
+    cache = os.environ.get("NUMBA_CACHE_DIR", tmp_path)
+    serial = "import numba\nnumba.set_num_threads(1)"
+    assert run(code, PACKAGE.parent, cache, preamble=serial)[0] == [0, 1]
+    shares = {path for path in machine_code(cache) if path.name.startswith("passes.rows_share")}
+    drivers, compiled = run(code, PACKAGE.parent, cache)[0]
+    assert compiled == 1
+    if drivers:  # more than one thread
+        assert {path for path in machine_code(cache) if path.name.startswith("passes.rows_share")} == shares
 
 
 def test_bodies_chosen_by_class_are_found_by_the_next_process(kernels_only, tmp_path):

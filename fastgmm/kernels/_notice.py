@@ -1,0 +1,78 @@
+"""One line, once a process, when compiling keeps the user waiting."""
+
+import logging
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from numba.core import event
+
+PATIENCE = 2.0  # seconds of compiling in a process before anything is said
+
+# A warning reaches standard error unless the application configures logging otherwise.
+logger = logging.getLogger("fastgmm")
+
+
+class CompilingNotice(event.Listener):  # type: ignore[misc]
+    """Says that kernels are being compiled once that has taken `PATIENCE` seconds.
+
+    Only functions in `kernels` count: what users compile is theirs to know of. Numba holds its compiler lock while
+    it calls a listener, so no two threads are in here at once. Code that comes from the cache is no event at all.
+
+    Parameters
+    ----------
+    folder : Path or None
+        Where compiled kernels are kept, None for nowhere.
+    """
+
+    def __init__(self, folder: Path | None) -> None:
+        self.kernels: set[Callable[..., Any]] = set()
+        self._folder = folder
+        self._said = False
+        self._spent = 0.0
+        self.forget()
+
+    def forget(self) -> None:
+        """Forget what is being compiled; a forked child has none of its parent's threads."""
+        self._depth = 0
+        self._began = 0.0
+        self._timer: threading.Timer | None = None
+
+    def on_start(self, event: Any) -> None:
+        """Count the seconds from the outermost kernel on."""
+        if self._said or event.data["dispatcher"].py_func not in self.kernels:
+            return
+        self._depth += 1
+        if self._depth == 1:
+            self._began = time.monotonic()
+            self._timer = threading.Timer(max(0.0, PATIENCE - self._spent), self._say)
+            self._timer.daemon = True
+            self._timer.start()
+
+    def on_end(self, event: Any) -> None:
+        """Stop counting when the outermost kernel is done."""
+        if self._depth == 0 or event.data["dispatcher"].py_func not in self.kernels:
+            return
+        self._depth -= 1
+        if self._depth == 0 and self._timer is not None:
+            self._timer.cancel()
+            self._spent += time.monotonic() - self._began
+
+    def _say(self) -> None:
+        self._said = True
+        logger.warning("%s", describe(self._folder))
+
+
+def describe(folder: Path | None) -> str:
+    """What the line says."""
+    if folder is None:
+        return (
+            "fastgmm is compiling its kernels, and every process will compile anew, as no folder for them can be "
+            "written; set NUMBA_CACHE_DIR to one that can."
+        )
+    return (
+        f"fastgmm is compiling its kernels for this machine; later processes will load them from {folder}. "
+        "`python -m fastgmm warmup` compiles all of them beforehand."
+    )
