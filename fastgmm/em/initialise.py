@@ -9,7 +9,7 @@ import numpy as np
 from fastgmm.covariance import Parameters, Update
 from fastgmm.covariance.update import move
 from fastgmm.em.engine import maximise
-from fastgmm.kernels._jit import TILE_ROWS
+from fastgmm.kernels._jit import TILE_ROWS, TILE_STRIDE
 from fastgmm.kernels.distances import distances_to, lloyd_pass
 from fastgmm.kernels.forms import pad
 from fastgmm.sources import ArrayRows
@@ -157,7 +157,7 @@ def _lloyd(rows: np.ndarray, centres: np.ndarray) -> tuple[np.ndarray, float]:
     """Lloyd's iterations (1982); returns the centres and the sum of squared distances to the nearest."""
     k, features = centres.shape
     padded = pad(centres, -(-features // 4) * 4)
-    tile, buffer = np.empty(padded.shape[1] * TILE_ROWS), np.empty(TILE_ROWS)
+    tile, buffer = np.empty(padded.shape[1] * TILE_STRIDE), np.empty(TILE_ROWS)
     counts, first, distances = np.empty(k), np.empty_like(padded), np.empty(len(rows))
     deviations = rows - rows[0]
     tolerance = _LLOYD_TOLERANCE * float(deviations.var(axis=0).mean())
@@ -182,7 +182,7 @@ def _distances(rows: np.ndarray, centres: np.ndarray) -> np.ndarray:
     """Squared distances, shape (len(centres), len(rows))."""
     padded = pad(centres, -(-centres.shape[1] // 4) * 4)
     out = np.empty((len(centres), len(rows)))
-    distances_to(rows[:, :, None], padded, np.empty(padded.shape[1] * TILE_ROWS), np.empty(TILE_ROWS), out)
+    distances_to(rows[:, :, None], padded, np.empty(padded.shape[1] * TILE_STRIDE), np.empty(TILE_ROWS), out)
     return out
 
 
