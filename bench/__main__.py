@@ -14,7 +14,7 @@ from bench.compare import BASELINE, compare_kernels
 from bench.fits import measure_fits
 from bench.measure import Disagreement, Effort, describe_machine, measure
 from bench.memory import measure_memory
-from bench.peers import PEERS, REFERENCE, WITHOUT_EXTRAS, choose_peers, parse_interpreters
+from bench.peers import OURS, PEERS, REFERENCE, WITHOUT_EXTRAS, choose_peers, parse_interpreters
 from bench.problems import PROBLEMS, QUICK_PROBLEMS, Problem
 from bench.report import write_report
 
@@ -65,7 +65,10 @@ def _parse(arguments: list[str]) -> argparse.Namespace:
         help="seconds of a reference fit after which one seed does (default: 60)",
     )
     report.add_argument("--results", type=Path, default=RESULTS, metavar="DIR", help="folder of what was measured")
-    compare.add_argument("measured", type=Path, help="what `python -m pytest bench --benchmark-json FILE` wrote")
+    compare.add_argument(
+        "measured", type=Path, nargs="+", metavar="FILE",
+        help="what `python -m pytest bench --benchmark-json FILE` wrote; of several runs the best counts",
+    )  # fmt: skip
     compare.add_argument("--tolerance", type=float, default=1.25, help="ratio that counts as slower (default: 1.25)")
     compare.add_argument("--save", action="store_true", help="make this the baseline")
     options = parser.parse_args(arguments)
@@ -166,8 +169,17 @@ def _fits(options: argparse.Namespace) -> int:
             problem, seeds=seeds, patience=options.patience, rounds=options.rounds,
             seconds=0.25 if options.quick else 1.0, more_threads=min(2, most),
         ),
-        lambda row: json.dumps({key: row[key] for key in ("fit", "predictions", "variants")}),
+        _describe_fits,
     )  # fmt: skip
+
+
+def _describe_fits(row: dict[str, Any]) -> str:
+    theirs, ours = row["fit"][REFERENCE], row["fit"][OURS]
+    seconds = " and ".join(f"{fit['median_seconds']:.3g}" for fit in (theirs, ours))
+    parts = [f"fit {seconds} s ({ours['median_ratio']:.2g} times faster)"]
+    parts += [f"{method} {found[OURS]['median_ratio']:.2g}" for method, found in row["predictions"].items()]
+    parts += [f"{name} {found['median_ratio']:.2g}" for name, found in row["variants"].items() if name != "float64"]
+    return ", ".join(parts)
 
 
 def _memory(options: argparse.Namespace) -> int:
