@@ -21,6 +21,7 @@ from bench.problems import Array, Problem
 from bench.workers import Run
 
 COMPARED_ITERATIONS = 5
+COMPARED_ROWS = 200_000  # at most; so many show any difference that all would
 FEW_ITERATIONS = 1
 MOST_ITERATIONS = 50_000
 MOST_PAIRS = 9
@@ -105,6 +106,7 @@ def agree(value: float, expected: float, agreement: float) -> bool:
 def _prepare(workers: dict[str, Worker], task: Task, effort: Effort, skipped: dict[str, str]) -> dict[str, float]:
     """Warm every worker up, drop those that disagree, fail or are too slow, and return the others' likelihoods."""
     likelihoods: dict[str, float] = {}
+    rows = task.rows[:COMPARED_ROWS]
     reference_seconds = 0.0
     for name, worker in list(workers.items()):
         reason = ""
@@ -113,7 +115,7 @@ def _prepare(workers: dict[str, Worker], task: Task, effort: Effort, skipped: di
             if name != REFERENCE and seconds > 10.0 * effort.slowest * max(reference_seconds, 0.1):
                 reason = f"its first iteration took {seconds:.0f} s"  # and it would be no use to wait for more
             else:
-                likelihoods[name] = log_likelihood(task.rows, worker.run("iterate", n_iter=COMPARED_ITERATIONS))
+                likelihoods[name] = log_likelihood(rows, worker.run("iterate", n_iter=COMPARED_ITERATIONS))
                 seconds, done = worker.iterate(COMPARED_ITERATIONS)
                 each = seconds / done
                 if name == REFERENCE:
