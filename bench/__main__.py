@@ -9,12 +9,12 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from bench.client import WorkerError
+from bench.client import Pool, WorkerError
 from bench.compare import BASELINE, compare_kernels
 from bench.fits import measure_fits
 from bench.measure import Disagreement, Effort, describe_machine, measure
 from bench.memory import measure_memory
-from bench.peers import OURS, PEERS, REFERENCE, WITHOUT_EXTRAS, choose_peers, parse_interpreters
+from bench.peers import MACHINE, OURS, PEERS, REFERENCE, WITHOUT_EXTRAS, choose_peers, parse_interpreters
 from bench.problems import PROBLEMS, QUICK_PROBLEMS, Problem
 from bench.report import write_report
 
@@ -45,7 +45,7 @@ def _parse(arguments: list[str]) -> argparse.Namespace:
         command.add_argument("--only", nargs="+", metavar="NAME", help="names of problems, such as W1; stored if --out")
         command.add_argument("--out", type=Path, metavar="DIR", help="folder of what is measured")
     for command in (run, fits):
-        command.add_argument("--rounds", type=_positive, help="turns of each peer (default: 5, quick 3)")
+        command.add_argument("--rounds", type=_positive, help="turns of each peer (default: 5, quick 2)")
     for command in (run, memory):
         command.add_argument("--threads", type=_positive, default=1, help="threads each may use (default: 1)")
     run.add_argument(
@@ -84,7 +84,7 @@ def _check(options: argparse.Namespace, parser: argparse.ArgumentParser) -> None
         parser.error(f"--only: choose from {', '.join(sorted(known))}")
     if options.command == "memory":
         return
-    options.rounds = options.rounds or (3 if options.quick else 5)
+    options.rounds = options.rounds or (2 if options.quick else 5)
     if options.command == "run":
         try:
             options.interpreters = parse_interpreters(options.peer_python)
@@ -134,7 +134,7 @@ def _run(options: argparse.Namespace) -> int:
     peers, skipped = choose_peers(options.peers, options.interpreters)
     for name, reason in skipped.items():
         print(f"{name}: left out: {reason}")
-    effort = Effort(options.rounds, 0.25 if options.quick else 1.5, options.slowest)
+    effort = Effort(options.rounds, 0.15 if options.quick else 1.5, options.slowest)
     header = {
         "threads": options.threads,
         "rounds": options.rounds,
@@ -142,10 +142,9 @@ def _run(options: argparse.Namespace) -> int:
         "agreements": {peer.name: peer.agreement for peer in peers},
         "skipped": skipped,
     }
-    return _measure_all(
-        options, f"{options.threads}-thread{'' if options.threads == 1 else 's'}", header,
-        lambda problem: measure(problem, peers, effort, options.threads), _describe_run,
-    )  # fmt: skip
+    name = f"{options.threads}-thread{'' if options.threads == 1 else 's'}"
+    with Pool({**peers, MACHINE: sys.executable}, options.threads) as pool:
+        return _measure_all(options, name, header, lambda problem: measure(problem, pool, effort), _describe_run)
 
 
 def _describe_run(row: dict[str, Any]) -> str:
@@ -167,7 +166,7 @@ def _fits(options: argparse.Namespace) -> int:
         options, "fits", {"rounds": options.rounds, "threads": [1, min(2, most)]},
         lambda problem: measure_fits(
             problem, seeds=seeds, patience=options.patience, rounds=options.rounds,
-            seconds=0.25 if options.quick else 1.0, more_threads=min(2, most),
+            seconds=0.15 if options.quick else 1.0, more_threads=min(2, most),
         ),
         _describe_fits,
     )  # fmt: skip

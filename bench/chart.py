@@ -5,7 +5,7 @@ from typing import Any
 
 from bench.peers import OURS, REFERENCE
 from bench.problems import Problem
-from bench.tables import peers_in, problem_of, ratio_between
+from bench.tables import peers_in, problem_of, ratio_between, title
 
 _OURS_COLOUR = "#d1495b"
 _PEER_COLOURS = ("#00798c", "#edae49", "#66a182", "#8d6a9f", "#8d99ae", "#30638e")
@@ -27,7 +27,7 @@ def draw_chart(results: dict[str, Any], path: Path) -> None:
         places = [_place(rows[at], names, name, at) for at, _ in found]
         heights = [ratio - 1.0 for _, ratio in found]
         widths = [0.92 * _width(rows[at], names) for at, _ in found]
-        axes.bar(places, heights, widths, bottom=1.0, color=colours[name], label=name, zorder=3)
+        axes.bar(places, heights, widths, bottom=1.0, color=colours[name], label=title(results, name), zorder=3)
         if name == OURS:
             _write_values(axes, places, [ratio for _, ratio in found])
     limits = [row["limit"]["median_ratio"] for row in rows]
@@ -46,8 +46,20 @@ def draw_chart(results: dict[str, Any], path: Path) -> None:
     axes.set_title(f"One EM iteration on {threads}, beside {REFERENCE}'s", loc="left", fontsize=12, pad=28)
     axes.spines[["top", "right", "bottom"]].set_visible(False)
     axes.tick_params(axis="x", length=0)
-    axes.legend(ncols=len(names) + 1, loc="lower left", bbox_to_anchor=(0.0, 1.0), frameon=False, borderaxespad=0.2,
-                fontsize=9, handlelength=1.2, columnspacing=1.4)  # fmt: skip
+    handles, labels = axes.get_legend_handles_labels()
+    handles, labels = handles[1:] + handles[:1], labels[1:] + labels[:1]  # the limit, not a container, comes first
+    axes.legend(
+        handles,
+        labels,
+        ncols=len(names) + 1,
+        loc="lower left",
+        bbox_to_anchor=(0.0, 1.0),
+        frameon=False,
+        borderaxespad=0.2,
+        fontsize=9,
+        handlelength=1.2,
+        columnspacing=1.4,
+    )
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path)
     plt.close(figure)

@@ -5,7 +5,8 @@ import os
 import subprocess
 import tempfile
 import threading
-from contextlib import ExitStack, suppress
+from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -53,7 +54,7 @@ class Task:
 
 
 class Worker:
-    """A library in a resident process of its own, with what it fits.
+    """A library in a resident process of its own.
 
     Parameters
     ----------
@@ -61,32 +62,14 @@ class Worker:
         The library.
     python : str
         The interpreter that runs it.
-    task : Task
-        What to fit.
     threads : int
         Threads it may use.
-    dtype : str
-        Type of the rows it gets.
     keep_memory : bool
         Whether its allocator keeps what is freed, as times are measured; memory itself is measured without.
-
-    Raises
-    ------
-    WorkerError
-        If the library does not load or does not take the problem.
     """
 
-    def __init__(
-        self,
-        peer: Peer,
-        python: str,
-        task: Task,
-        threads: int,
-        *,
-        dtype: str = "float64",
-        keep_memory: bool = True,
-    ) -> None:
-        self.peer, self._task = peer, task
+    def __init__(self, peer: Peer, python: str, threads: int, *, keep_memory: bool = True) -> None:
+        self.peer, self._threads = peer, threads
         self._log = tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace")  # noqa: SIM115 closed by close()
         self._process = subprocess.Popen(
             [python, "-m", "bench.workers", peer.module],
@@ -100,19 +83,31 @@ class Worker:
         )
         if peer.pinned:
             _pin(self._process.pid, threads)
-        try:
-            answer = self.ask(
-                "setup",
-                problem=vars(task.problem),
-                rows=task.path("rows.npy"),
-                start=task.path("start.npz"),
-                threads=threads,
-                dtype=dtype,
-            )
-        except BaseException:
-            self.close()
-            raise
+
+    def take(self, task: Task, dtype: str = "float64") -> Self:
+        """Load what to fit, rows as the given type, in place of what was loaded before.
+
+        Raises
+        ------
+        WorkerError
+            If the library does not load or does not take the problem.
+        """
+        self._task = task
+        answer = self.ask(
+            "setup",
+            problem=vars(task.problem),
+            rows=task.path("rows.npy"),
+            start=task.path("start.npz"),
+            threads=self._threads,
+            dtype=dtype,
+        )
         self.version: str = answer["version"]
+        return self
+
+    @property
+    def alive(self) -> bool:
+        """Whether the process still runs."""
+        return self._process.poll() is None
 
     def ask(self, call: str, *, longest: float = _LONGEST, **arguments: Any) -> Any:
         """Call a method of the worker's library and wait for the answer, at most `longest` seconds."""
@@ -129,9 +124,9 @@ class Worker:
             late = not timer.is_alive()
             timer.cancel()
         if not line:
-            raise WorkerError(
-                f"no answer within {longest:.0f} s" if late else f"the process ended: {self._last_words()}"
-            )
+            self._process.kill()  # one that no longer answers is of no use
+            self._process.wait()
+            raise WorkerError(f"no answer within {longest:g} s" if late else f"the process ended: {self._last_words()}")
         answer = json.loads(line)
         if "error" in answer:
             raise WorkerError(answer["error"])
@@ -189,17 +184,45 @@ def _pin(process: int, threads: int) -> None:
         os.sched_setaffinity(process, sorted(os.sched_getaffinity(0))[:threads])
 
 
-def open_workers(
-    peers: dict[Peer, str], task: Task, threads: int, stack: ExitStack, skipped: dict[str, str]
-) -> dict[str, Worker]:
-    """Start a worker for every peer that offers the problem's structure; why others are left out goes to `skipped`."""
-    workers = {}
-    for peer, python in peers.items():
-        if task.problem.structure not in peer.structures:
-            skipped[peer.name] = f"offers {' and '.join(peer.structures)} only"
-            continue
-        try:
-            workers[peer.name] = stack.enter_context(Worker(peer, python, task, threads))
-        except (WorkerError, OSError) as error:
-            skipped[peer.name] = str(error)
-    return workers
+class Pool:
+    """The workers of a run: each starts once and takes one problem after another.
+
+    Parameters
+    ----------
+    peers : dict
+        The interpreter of every peer.
+    threads : int
+        Threads that each may use.
+    """
+
+    def __init__(self, peers: Mapping[Peer, str], threads: int) -> None:
+        self._peers, self.threads = peers, threads
+        self._workers: dict[str, Worker] = {}
+
+    def take(self, task: Task, skipped: dict[str, str]) -> dict[str, Worker]:
+        """Return the workers that took the task; why others did not goes to `skipped`."""
+        ready = {}
+        for peer, python in self._peers.items():
+            if task.problem.structure not in peer.structures:
+                skipped[peer.name] = f"offers {' and '.join(peer.structures)} only"
+                continue
+            try:
+                ready[peer.name] = self._start(peer, python).take(task)
+            except (WorkerError, OSError) as error:
+                skipped[peer.name] = str(error)
+        return ready
+
+    def _start(self, peer: Peer, python: str) -> Worker:
+        worker = self._workers.get(peer.name)
+        if worker is None or not worker.alive:
+            if worker is not None:
+                worker.close()
+            worker = self._workers[peer.name] = Worker(peer, python, self.threads)
+        return worker
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        for worker in self._workers.values():
+            worker.close()

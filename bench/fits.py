@@ -37,7 +37,8 @@ def measure_fits(
     with Task(problem) as task:
         with ExitStack() as stack:
             pair = {
-                name: stack.enter_context(Worker(_BY_NAME[name], sys.executable, task, 1)) for name in (REFERENCE, OURS)
+                name: stack.enter_context(Worker(_BY_NAME[name], sys.executable, 1)).take(task)
+                for name in (REFERENCE, OURS)
             }
             fits = _fit(pair, task, seeds, patience)
             predictions = _predict(pair, rounds)
@@ -86,7 +87,7 @@ def _compare_variants(task: Task, rounds: int, seconds: float, more_threads: int
         variants[f"{more_threads} threads"] = ("float64", more_threads)
     with ExitStack() as stack:
         workers = {
-            name: stack.enter_context(Worker(_BY_NAME[OURS], sys.executable, task, threads, dtype=dtype))
+            name: stack.enter_context(Worker(_BY_NAME[OURS], sys.executable, threads)).take(task, dtype)
             for name, (dtype, threads) in variants.items()
         }
         iterations = {name: choose_iterations(worker, seconds) for name, worker in workers.items()}

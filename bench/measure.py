@@ -4,9 +4,7 @@ import datetime
 import os
 import platform
 import statistics
-import sys
 from collections.abc import Sequence
-from contextlib import ExitStack
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any, NamedTuple
 
@@ -14,9 +12,9 @@ import numpy as np
 from scipy.linalg import solve_triangular
 from scipy.special import logsumexp
 
-from bench.client import ALLOCATOR, Task, Worker, WorkerError, open_workers
+from bench.client import ALLOCATOR, Pool, Task, Worker, WorkerError
 from bench.limits import floor_seconds
-from bench.peers import MACHINE, OURS, PEERS, REFERENCE, Peer
+from bench.peers import MACHINE, OURS, PEERS, REFERENCE
 from bench.problems import Array, Problem
 from bench.workers import Run
 
@@ -131,7 +129,7 @@ def _prepare(workers: dict[str, Worker], task: Task, effort: Effort, skipped: di
                 raise Disagreement(f"{name}: {reason}")
             skipped[name] = reason
             likelihoods.pop(name, None)
-            workers.pop(name).close()
+            del workers[name]
     return likelihoods
 
 
@@ -183,19 +181,17 @@ def summarise(reference: Sequence[float], times: Sequence[float]) -> dict[str, A
     }
 
 
-def measure(problem: Problem, peers: dict[Peer, str], effort: Effort, threads: int) -> dict[str, Any]:
+def measure(problem: Problem, pool: Pool, effort: Effort) -> dict[str, Any]:
     """Measure every peer, and the limit, on one problem.
 
     Parameters
     ----------
     problem : Problem
         What to fit.
-    peers : dict
-        The interpreter of every peer; the reference comes first.
+    pool : Pool
+        The peers' workers, the reference first, and the machine's.
     effort : Effort
         How much to measure.
-    threads : int
-        Threads that each peer may use.
 
     Returns
     -------
@@ -209,12 +205,12 @@ def measure(problem: Problem, peers: dict[Peer, str], effort: Effort, threads: i
         If fastgmm's log-likelihood is not the reference's; no time is reported then.
     """
     skipped: dict[str, str] = {}
-    with Task(problem) as task, ExitStack() as stack:
-        workers = open_workers(peers, task, threads, stack, skipped)
-        for name in (REFERENCE, OURS):
+    with Task(problem) as task:
+        workers = pool.take(task, skipped)
+        for name in (REFERENCE, OURS, MACHINE.name):
             if name not in workers:
                 raise Disagreement(f"{name}: {skipped.get(name, 'not found here')}")
-        machine = stack.enter_context(Worker(MACHINE, sys.executable, task, threads))
+        machine = workers.pop(MACHINE.name)
         likelihoods = _prepare(workers, task, effort, skipped)
         iterations = {name: choose_iterations(worker, effort.seconds) for name, worker in workers.items()}
         times: dict[str, list[float]] = {name: [] for name in workers}
@@ -223,11 +219,11 @@ def measure(problem: Problem, peers: dict[Peer, str], effort: Effort, threads: i
             for name, worker in workers.items():
                 times[name].append(seconds_per_iteration(worker, iterations[name], effort.seconds))
             rates.append(machine.ask("rates"))
-        versions = {name: worker.version for name, worker in workers.items()}
+    versions = {name: worker.version for name, worker in workers.items()}
     floors = [floor_seconds(problem, each) for each in rates]
     return {
         "problem": vars(problem),
-        "threads": threads,
+        "threads": pool.threads,
         "peers": {
             name: {
                 "version": versions[name],

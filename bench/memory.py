@@ -25,6 +25,7 @@ def measure_memory(problem: Problem, threads: int) -> dict[str, Any]:
             if peer.name not in WITHOUT_EXTRAS:
                 continue
             for operation in OPERATIONS:
-                with Worker(peer, sys.executable, task, threads, keep_memory=False) as worker:
+                with Worker(peer, sys.executable, threads, keep_memory=False) as worker:
+                    worker.take(task)
                     found.setdefault(peer.name, {})[operation] = worker.ask("memory", operation=operation)
     return {"problem": vars(problem), "bytes": found}

@@ -115,13 +115,19 @@ def peers_in(results: Results) -> list[str]:
     return list(found)
 
 
+def title(results: Results, name: str) -> str:
+    """Return a peer's name, with the precision it is alone in using."""
+    coarse = results["agreements"].get(name, 0.0) > results["agreements"][REFERENCE]
+    return f"{name} (float32)" if coarse else name
+
+
 def peers_table(results: Results) -> str:
     """How many times faster than the reference every peer is."""
     names = [name for name in peers_in(results) if name != REFERENCE]
     rows = [
         (problem_of(row), [times(ratio_between(row, name, REFERENCE)) for name in names]) for row in results["rows"]
     ]
-    return table(names, rows)
+    return table([title(results, name) for name in names], rows)
 
 
 def skipped_list(results: Results) -> str:

@@ -25,6 +25,7 @@ class Estimator:
     def setup(self, problem: Problem, rows: Array, start: Start, threads: int) -> None:
         """Keep the rows and the constructor's arguments."""
         self._problem, self._rows = problem, rows
+        self._short: Any = None
         self._shape = {"n_components": problem.components, "covariance_type": problem.structure}
         self._start = {
             "weights_init": start.weights,
@@ -71,7 +72,7 @@ class Estimator:
 
     def _from_start(self, rows: Array) -> Any:
         """Return an estimator of a few iterations; the same for all calls."""
-        if getattr(self, "_short", None) is None:
+        if self._short is None:
             self._fit(self._class(max_iter=_FITTED_ITERATIONS, **self._shape, **self._start), rows)
             self._short = self._fitted
         return self._short
