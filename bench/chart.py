@@ -81,8 +81,18 @@ def _place(row: dict[str, Any], names: list[str], name: str, at: int) -> float:
 
 def _write_values(axes: Any, places: list[float], ratios: list[float]) -> None:
     for place, ratio in zip(places, ratios, strict=True):
-        axes.annotate(f"{ratio:.1f}", (place, max(ratio, 1.0)), (0, 2), textcoords="offset points", ha="center", va="bottom",
-                      fontsize=8.5, fontweight="bold", color=_OURS_COLOUR, zorder=6)  # fmt: skip
+        axes.annotate(
+            f"{ratio:.1f}" if ratio >= 1.0 else f"{ratio:.2f}",
+            (place, max(ratio, 1.0)),
+            (0, 2),
+            textcoords="offset points",
+            ha="center",
+            va="bottom",
+            fontsize=8.5,
+            fontweight="bold",
+            color=_OURS_COLOUR,
+            zorder=6,
+        )
 
 
 def _label(problem: Problem) -> str:

@@ -122,8 +122,10 @@ def _prepare(workers: dict[str, Worker], task: Task, effort: Effort, skipped: di
                     reason = f"takes more than {effort.slowest:g} times {REFERENCE}'s time"
                 elif not agree(likelihoods[name], likelihoods[REFERENCE], AGREEMENTS[name]):
                     reason = f"reached log-likelihood {likelihoods[name]!r}, {REFERENCE} {likelihoods[REFERENCE]!r}"
-        except (WorkerError, np.linalg.LinAlgError) as error:
+        except WorkerError as error:
             reason = str(error)
+        except np.linalg.LinAlgError:
+            reason = "its covariances are not positive-definite after some iterations without regularisation"
         if reason:
             if name in (REFERENCE, OURS):
                 raise Disagreement(f"{name}: {reason}")

@@ -57,9 +57,9 @@ def describe_run(results: dict[str, Any]) -> str:
     threads = f"{results['threads']} thread{'' if results['threads'] == 1 else 's'}"
     return (
         f"Milliseconds per EM iteration on {threads}, float64, from the same start; interleaved rounds, "
-        f"medians of {results['rounds']}; log-likelihoods compared first (to {FLOAT64_AGREEMENT:g}). The limit is the least "
-        f"arithmetic of an iteration at the rate of dgemm, {dgemm / 1e9:.1f} GFLOP/s here, and one exponential a row "
-        f"and component, {1e9 / exponential:.2f} ns (`bench/limits.py`). {_machine(results)}"
+        f"medians of {results['rounds']}; log-likelihoods compared first (to {FLOAT64_AGREEMENT:g}). The limit is the "
+        f"least arithmetic of an iteration at the rate of dgemm, {dgemm / 1e9:.1f} GFLOP/s here, and one exponential a "
+        f"row and component, {1e9 / exponential:.2f} ns (`bench/limits.py`). {_machine(results)}"
     )
 
 
