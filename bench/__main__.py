@@ -1,21 +1,28 @@
-"""The command line of the benchmarks: `python -m bench [--quick]`, `python -m bench report`."""
+"""The command line of the benchmarks: `python -m bench --help`."""
 
 import argparse
 import json
 import os
 import sys
 import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from bench.measure import ALLOCATOR, Disagreement, describe_machine, measure
-from bench.peers import REFERENCE
+from bench.client import Pool, WorkerError
+from bench.compare import BASELINE, compare_kernels
+from bench.fits import measure_fits
+from bench.measure import Disagreement, Effort, describe_machine, measure
+from bench.memory import measure_memory
+from bench.peers import MACHINE, OURS, PEERS, REFERENCE, WITHOUT_EXTRAS, choose_peers, parse_interpreters
 from bench.problems import PROBLEMS, QUICK_PROBLEMS, Problem
 from bench.report import write_report
 
 FOLDER = Path(__file__).resolve().parent
 RESULTS = FOLDER / "results"
+CHART = FOLDER / "charts" / "speed.png"
 README = FOLDER.parent / "README.md"
+COMMANDS = ("run", "fits", "memory", "report", "compare")
 
 
 def _positive(text: str) -> int:
@@ -27,66 +34,95 @@ def _positive(text: str) -> int:
 
 def _parse(arguments: list[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m bench", description="Measure fastgmm against its peers.")
-    parser.add_argument(
-        "command", nargs="?", choices=["run", "report"], default="run", help="measure, or write the README's table"
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND", help="`run` where none is given")
+    run = commands.add_parser("run", help="seconds per EM iteration, beside every peer that is found")
+    fits = commands.add_parser("fits", help="whole default fits, predictions, float32 rows and more threads")
+    memory = commands.add_parser("memory", help="peak memory of fits and predictions")
+    report = commands.add_parser("report", help="write the README's tables and the chart from what is stored")
+    compare = commands.add_parser("compare", help="name the kernels that got slower than the baseline")
+    for command in (run, fits, memory):
+        command.add_argument("--quick", action="store_true", help="small problems")
+        command.add_argument("--only", nargs="+", metavar="NAME", help="names of problems, such as W1; stored if --out")
+        command.add_argument("--out", type=Path, metavar="DIR", help="folder of what is measured")
+    for command in (run, fits):
+        command.add_argument("--rounds", type=_positive, help="turns of each peer (default: 5, quick 2)")
+    for command in (run, memory):
+        command.add_argument("--threads", type=_positive, default=1, help="threads each may use (default: 1)")
+    run.add_argument(
+        "--peers", nargs="*", metavar="NAME", type=str.lower,
+        help="peers to measure besides scikit-learn and fastgmm (default: all that are found; quick: none)",
+    )  # fmt: skip
+    run.add_argument(
+        "--peer-python", action="append", default=[], metavar="NAME=PATH",
+        help="the interpreter that has a peer; or set BENCH_PYTHON_NAME",
+    )  # fmt: skip
+    run.add_argument("--slowest", type=float, default=20.0, help="leave out peers so many times slower (default: 20)")
+    fits.add_argument("--seeds", type=_positive, default=3, help="whole fits of each problem (default: 3)")
+    fits.add_argument(
+        "--patience",
+        type=float,
+        default=60.0,
+        help="seconds of a reference fit after which one seed does (default: 60)",
     )
-    parser.add_argument("--quick", action="store_true", help="small problems, under two minutes")
-    parser.add_argument("--threads", type=_positive, default=1, help="threads that each peer may use (default: 1)")
-    parser.add_argument("--rounds", type=_positive, help="turns of each peer (default: 5, quick 3)")
-    parser.add_argument("--only", nargs="+", metavar="NAME", help="names of the problems to measure, such as W1")
-    parser.add_argument("--out", type=Path, default=RESULTS, metavar="DIR", help="folder of the stored measurements")
+    report.add_argument("--results", type=Path, default=RESULTS, metavar="DIR", help="folder of what was measured")
+    compare.add_argument(
+        "measured", type=Path, nargs="+", metavar="FILE",
+        help="what `python -m pytest bench --benchmark-json FILE` wrote; of several runs the best counts",
+    )  # fmt: skip
+    compare.add_argument("--tolerance", type=float, default=1.25, help="ratio that counts as slower (default: 1.25)")
+    compare.add_argument("--save", action="store_true", help="make this the baseline")
     options = parser.parse_args(arguments)
-    options.rounds = options.rounds or (3 if options.quick else 5)
-    known = {problem.name for problem in _problems(options.quick)}
-    if options.only and not known.issuperset(options.only):
-        parser.error(f"--only: choose from {', '.join(sorted(known))}")
+    if options.command in ("run", "fits", "memory"):
+        _check(options, parser)
     return options
 
 
-def _problems(quick: bool) -> tuple[Problem, ...]:
-    return QUICK_PROBLEMS if quick else PROBLEMS
-
-
-def _results_path(options: argparse.Namespace) -> Path:
-    kind = "quick" if options.quick else "full"
-    return Path(options.out) / f"{kind}-{options.threads}-thread{'' if options.threads == 1 else 's'}.json"
-
-
-def _restart_with_allocator() -> None:
-    """Start this process anew with the allocator's settings, which the C library reads only at its start."""
-    if sys.platform == "linux" and any(os.environ.get(name) != value for name, value in ALLOCATOR.items()):
-        sys.stdout.flush()
-        os.execve(sys.executable, [sys.executable, "-m", "bench", *sys.argv[1:]], {**os.environ, **ALLOCATOR})
-
-
-def _run(options: argparse.Namespace) -> int:
-    began, rows, failed = time.perf_counter(), [], False
-    for problem in _problems(options.quick):
-        if options.only and problem.name not in options.only:
-            continue
+def _check(options: argparse.Namespace, parser: argparse.ArgumentParser) -> None:
+    """Complete the options of a measuring command, or end the program saying which is wrong."""
+    known = {problem.name for problem in _problems(options)}
+    if options.only and not known.issuperset(options.only):
+        parser.error(f"--only: choose from {', '.join(sorted(known))}")
+    if options.command == "memory":
+        return
+    options.rounds = options.rounds or (2 if options.quick else 5)
+    if options.command == "run":
         try:
-            row = measure(
-                problem, rounds=options.rounds, seconds=0.25 if options.quick else 1.5, threads=options.threads
-            )
-        except Disagreement as error:
-            print(f"{problem}: NO TIME: {error}", flush=True)
+            options.interpreters = parse_interpreters(options.peer_python)
+        except ValueError as error:
+            parser.error(f"--peer-python: {error}")
+        if options.peers is None and options.quick:
+            options.peers = []
+        names = {peer.name.lower() for peer in PEERS if peer.name not in WITHOUT_EXTRAS}
+        if options.peers and not names.issuperset(options.peers):
+            parser.error(f"--peers: choose from {', '.join(sorted(names))}")
+
+
+def _problems(options: argparse.Namespace) -> tuple[Problem, ...]:
+    problems = QUICK_PROBLEMS if options.quick else PROBLEMS
+    return tuple(problem for problem in problems if not options.only or problem.name in options.only) or problems
+
+
+def _measure_all(
+    options: argparse.Namespace, name: str, header: dict[str, Any], one: Callable[[Problem], dict[str, Any]],
+    describe: Callable[[dict[str, Any]], str],
+) -> int:  # fmt: skip
+    """Measure problem after problem, storing after each what there is; a part of them only where a folder is named."""
+    path = (options.out or RESULTS) / f"{'quick' if options.quick else 'full'}-{name}.json"
+    results = {"machine": describe_machine(), **header, "rows": []}
+    began, failed = time.perf_counter(), False
+    for problem in _problems(options):
+        try:
+            row = one(problem)
+        except (Disagreement, WorkerError) as error:
+            print(f"{problem}: NOT MEASURED: {error}", flush=True)
             failed = True
             continue
-        rows.append(row)
-        print(f"{problem}: {_summary(row)}", flush=True)
-    if rows and not options.only:
-        _store({"machine": describe_machine(), "threads": options.threads, "rounds": options.rounds, "rows": rows},
-               _results_path(options))  # fmt: skip
+        results["rows"].append(row)
+        print(f"{problem}: {describe(row)}", flush=True)
+        if options.out or not options.only:
+            _store(results, path)
     print(f"{time.perf_counter() - began:.0f} s")
     return int(failed)
-
-
-def _summary(row: dict[str, Any]) -> str:
-    parts = []
-    for name, peer in row["peers"].items():
-        faster = "" if name == REFERENCE else f" ({peer['median_ratio']:.1f} times faster)"
-        parts.append(f"{name} {1e3 * peer['median_seconds']:.3g} ms{faster}")
-    return ", ".join(parts)
 
 
 def _store(results: dict[str, Any], path: Path) -> None:
@@ -94,17 +130,91 @@ def _store(results: dict[str, Any], path: Path) -> None:
     path.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
 
 
+def _run(options: argparse.Namespace) -> int:
+    peers, skipped = choose_peers(options.peers, options.interpreters)
+    for name, reason in skipped.items():
+        print(f"{name}: left out: {reason}")
+    effort = Effort(options.rounds, 0.15 if options.quick else 1.5, options.slowest)
+    header = {
+        "threads": options.threads,
+        "rounds": options.rounds,
+        "notes": {peer.name: peer.note for peer in peers},
+        "agreements": {peer.name: peer.agreement for peer in peers},
+        "skipped": skipped,
+    }
+    name = f"{options.threads}-thread{'' if options.threads == 1 else 's'}"
+    with Pool({**peers, MACHINE: sys.executable}, options.threads) as pool:
+        return _measure_all(options, name, header, lambda problem: measure(problem, pool, effort), _describe_run)
+
+
+def _describe_run(row: dict[str, Any]) -> str:
+    def parts() -> Iterator[str]:
+        for name, peer in row["peers"].items():
+            faster = "" if name == REFERENCE else f" ({peer['median_ratio']:.2g} times faster)"
+            yield f"{name} {1e3 * peer['median_seconds']:.3g} ms{faster}"
+        yield f"limit {1e3 * row['limit']['median_seconds']:.3g} ms"
+        for name, reason in row["skipped"].items():
+            yield f"{name} left out: {reason}"
+
+    return ", ".join(parts())
+
+
+def _fits(options: argparse.Namespace) -> int:
+    seeds = 1 if options.quick else options.seeds
+    most = os.cpu_count() or 1
+    return _measure_all(
+        options, "fits", {"rounds": options.rounds, "threads": [1, min(2, most)]},
+        lambda problem: measure_fits(
+            problem, seeds=seeds, patience=options.patience, rounds=options.rounds,
+            seconds=0.15 if options.quick else 1.0, more_threads=min(2, most),
+        ),
+        _describe_fits,
+    )  # fmt: skip
+
+
+def _describe_fits(row: dict[str, Any]) -> str:
+    theirs, ours = row["fit"][REFERENCE], row["fit"][OURS]
+    seconds = " and ".join(f"{fit['median_seconds']:.3g}" for fit in (theirs, ours))
+    parts = [f"fit {seconds} s ({ours['median_ratio']:.2g} times faster)"]
+    parts += [f"{method} {found[OURS]['median_ratio']:.2g}" for method, found in row["predictions"].items()]
+    parts += [f"{name} {found['median_ratio']:.2g}" for name, found in row["variants"].items() if name != "float64"]
+    return ", ".join(parts)
+
+
+def _memory(options: argparse.Namespace) -> int:
+    return _measure_all(
+        options, "memory", {"threads": options.threads}, lambda problem: measure_memory(problem, options.threads),
+        lambda row: ", ".join(
+            f"{name} {' '.join(f'{operation} {bytes_ / 2**20:.0f}' for operation, bytes_ in found.items())} MiB"
+            for name, found in row["bytes"].items()
+        ),
+    )  # fmt: skip
+
+
+def _report(options: argparse.Namespace) -> int:
+    print(write_report(options.results, README, CHART))
+    return 0
+
+
+def _compare(options: argparse.Namespace) -> int:
+    text, slower = compare_kernels(options.measured, BASELINE, options.tolerance, save=options.save)
+    print(text)
+    return int(bool(slower))
+
+
 def main() -> int:
     """Run the command line and return the exit status."""
-    options = _parse(sys.argv[1:])
-    if options.command == "report":
-        try:
-            print(write_report(_results_path(options), README))
-        except (OSError, ValueError) as error:
-            sys.exit(f"cannot write the report: {error}")
-        return 0
-    _restart_with_allocator()
-    return _run(options)
+    arguments = sys.argv[1:]
+    if not arguments or (arguments[0].startswith("-") and arguments[0] not in ("-h", "--help")):
+        arguments = ["run", *arguments]
+    options = _parse(arguments)
+    commands = {"run": _run, "fits": _fits, "memory": _memory, "report": _report, "compare": _compare}
+    try:
+        return commands[options.command](options)
+    except (OSError, ValueError) as error:
+        if options.command in ("report", "compare"):
+            sys.exit(f"cannot {options.command}: {error}")
+        raise
 
 
 if __name__ == "__main__":

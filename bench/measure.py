@@ -1,45 +1,72 @@
-"""Measure peers on problems: interleaved rounds, seconds per iteration, and answers compared before any time counts."""
+"""Measure EM iterations: interleaved rounds, seconds per iteration, and answers compared before any time counts."""
 
 import datetime
 import os
 import platform
 import statistics
 from collections.abc import Sequence
-from typing import Any
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any, NamedTuple
 
 import numpy as np
 from scipy.linalg import solve_triangular
 from scipy.special import logsumexp
-from threadpoolctl import threadpool_limits
 
-from bench.peers import REFERENCE, Peer, Run, find_version, make_peers
-from bench.problems import Array, Problem, make_rows, make_start
-
-# With glibc's own settings scikit-learn's large temporaries are returned to the system and faulted in again by every
-# iteration, at random up to twice the time. Keeping them is the kinder measurement.
-ALLOCATOR = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": "1099511627776", "MALLOC_ARENA_MAX": "1"}
+from bench.client import ALLOCATOR, Pool, Task, Worker, WorkerError
+from bench.limits import floor_seconds
+from bench.peers import MACHINE, OURS, PEERS, REFERENCE
+from bench.problems import Array, Problem
+from bench.workers import Run
 
 COMPARED_ITERATIONS = 5
-AGREEMENT = 1e-10  # of the log-likelihood
+COMPARED_ROWS = 200_000  # at most; so many show any difference that all would
 FEW_ITERATIONS = 1
 MOST_ITERATIONS = 50_000
+MOST_PAIRS = 9
+AGREEMENTS = {peer.name: peer.agreement for peer in PEERS}
 
 
 class Disagreement(Exception):
-    """Peers that started alike did not arrive at the same likelihood."""
+    """fastgmm and the reference started alike and did not arrive at the same likelihood."""
+
+
+class Effort(NamedTuple):
+    """How much to measure.
+
+    Attributes
+    ----------
+    rounds : int
+        How often each peer takes its turn; the peers alternate within a round.
+    seconds : float
+        About how long one turn should take.
+    slowest : float
+        A peer that takes so many times the reference's time is left out.
+    """
+
+    rounds: int
+    seconds: float
+    slowest: float
 
 
 def describe_machine() -> dict[str, Any]:
     """Return what a reader needs to place the times: processor, system, versions."""
+    packages = ("numba", "numpy", "scipy", "scikit-learn", "fastgmm")
     return {
         "processor": _processor_name(),
         "cores": os.cpu_count(),
         "system": platform.system(),
         "python": platform.python_version(),
-        "versions": {name: find_version(name) for name in ("numba", "numpy", "scipy", "scikit-learn", "fastgmm")},
-        "allocator": {name: os.environ.get(name) for name in ALLOCATOR},
+        "versions": {name: _find_version(name) for name in packages},
+        "allocator": ALLOCATOR,
         "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
     }
+
+
+def _find_version(package: str) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return "not installed"  # a checkout
 
 
 def _processor_name() -> str:
@@ -69,87 +96,149 @@ def log_likelihood(rows: Array, run: Run) -> float:
     return total
 
 
-def _compare_answers(rows: Array, peers: Sequence[Peer]) -> dict[str, float]:
-    """Run some iterations of every peer, which also warms them up, and insist on equal likelihoods."""
-    found = {peer.name: log_likelihood(rows, peer.iterate(COMPARED_ITERATIONS)) for peer in peers}
-    expected = found[REFERENCE]
-    for name, value in found.items():
-        if not abs(value - expected) <= AGREEMENT * max(1.0, abs(expected)):
-            raise Disagreement(f"{name} reached log-likelihood {value!r}, {REFERENCE} {expected!r}")
-    return found
+def agree(value: float, expected: float, agreement: float) -> bool:
+    """Whether two log-likelihoods are as close as they must be; NaN is not."""
+    return abs(value - expected) <= agreement * max(1.0, abs(expected))
 
 
-def _choose_iterations(peer: Peer, seconds: float) -> int:
-    """Return how many iterations the long run of a difference takes, so that they fill the given time."""
-    n_iter, spent = 4, peer.iterate(4).seconds
-    while spent < 0.2 * seconds and n_iter < MOST_ITERATIONS:
+def _prepare(workers: dict[str, Worker], task: Task, effort: Effort, skipped: dict[str, str]) -> dict[str, float]:
+    """Warm every worker up, drop those that disagree, fail or are too slow, and return the others' likelihoods."""
+    likelihoods: dict[str, float] = {}
+    rows = task.rows[:COMPARED_ROWS]
+    reference_seconds = 0.0
+    for name, worker in list(workers.items()):
+        reason = ""
+        try:
+            seconds, _ = worker.iterate(FEW_ITERATIONS)
+            if name != REFERENCE and seconds > 10.0 * effort.slowest * max(reference_seconds, 0.1):
+                reason = f"its first iteration took {seconds:.0f} s"  # and it would be no use to wait for more
+            else:
+                likelihoods[name] = log_likelihood(rows, worker.run("iterate", n_iter=COMPARED_ITERATIONS))
+                seconds, done = worker.iterate(COMPARED_ITERATIONS)
+                each = seconds / done
+                if name == REFERENCE:
+                    reference_seconds = each
+                elif each > effort.slowest * reference_seconds:
+                    reason = f"takes more than {effort.slowest:g} times {REFERENCE}'s time"
+                elif not agree(likelihoods[name], likelihoods[REFERENCE], AGREEMENTS[name]):
+                    reason = f"reached log-likelihood {likelihoods[name]!r}, {REFERENCE} {likelihoods[REFERENCE]!r}"
+        except WorkerError as error:
+            reason = str(error)
+        except np.linalg.LinAlgError:
+            reason = "its covariances are not positive-definite after some iterations without regularisation"
+        if reason:
+            if name in (REFERENCE, OURS):
+                raise Disagreement(f"{name}: {reason}")
+            skipped[name] = reason
+            likelihoods.pop(name, None)
+            del workers[name]
+    return likelihoods
+
+
+def choose_iterations(worker: Worker, seconds: float) -> int:
+    """Return how many iterations the long run of a difference takes, so that a turn fills the given time.
+
+    Fewer where the worker cannot be kept from stopping before.
+    """
+    n_iter = 4
+    while True:
+        spent, done = worker.iterate(FEW_ITERATIONS + n_iter)
+        if done < FEW_ITERATIONS + n_iter:
+            return max(1, done - FEW_ITERATIONS)
+        if spent >= 0.2 * seconds or n_iter == MOST_ITERATIONS:
+            return int(min(MOST_ITERATIONS, max(2, round(n_iter * seconds / spent))))
         n_iter = min(MOST_ITERATIONS, 4 * n_iter)
-        spent = peer.iterate(n_iter).seconds
-    return int(min(MOST_ITERATIONS, max(2, round(n_iter * seconds / spent))))
 
 
-def _seconds_per_iteration(peer: Peer, n_iter: int) -> float:
-    """Return the difference of a long and a short run: what is done once a fit cancels."""
-    short = peer.iterate(FEW_ITERATIONS).seconds
-    long = peer.iterate(FEW_ITERATIONS + n_iter).seconds
-    return (long - short) / n_iter
+def seconds_per_iteration(worker: Worker, n_iter: int, seconds: float) -> float:
+    """Return the difference of a long and a short run: what is done once a fit cancels.
+
+    Where a long run is over soon, the median of several differences.
+    """
+    differences: list[float] = []
+    spent = 0.0
+    while not differences or (spent < 0.7 * seconds and len(differences) < MOST_PAIRS):
+        short, few = worker.iterate(FEW_ITERATIONS)
+        long, many = worker.iterate(FEW_ITERATIONS + n_iter)
+        if many <= few:
+            raise WorkerError(f"stops after {many} iterations")
+        differences.append((long - short) / (many - few))
+        spent += long + short
+    return statistics.median(differences)
 
 
-def measure(problem: Problem, *, rounds: int, seconds: float, threads: int) -> dict[str, Any]:
-    """Measure every peer on one problem.
+def ratios(reference: Sequence[float], times: Sequence[float]) -> list[float]:
+    """Return how many times faster than the reference each round was."""
+    return [before / after for before, after in zip(reference, times, strict=True)]
+
+
+def summarise(reference: Sequence[float], times: Sequence[float]) -> dict[str, Any]:
+    """Return times with their ratios to the reference's in the same rounds, and the medians of both."""
+    each = ratios(reference, times)
+    return {
+        "seconds": list(times),
+        "median_seconds": statistics.median(times),
+        "ratios": each,
+        "median_ratio": statistics.median(each),
+    }
+
+
+def measure(problem: Problem, pool: Pool, effort: Effort) -> dict[str, Any]:
+    """Measure every peer, and the limit, on one problem.
 
     Parameters
     ----------
     problem : Problem
         What to fit.
-    rounds : int
-        How often each peer takes its turn; the peers alternate within a round.
-    seconds : float
-        About how long one long run of a peer should take.
-    threads : int
-        Threads that each peer may use.
+    pool : Pool
+        The peers' workers, the reference first, and the machine's.
+    effort : Effort
+        How much to measure.
 
     Returns
     -------
     dict
-        The problem, and for every peer its log-likelihood, its seconds per iteration in each round, and the ratios to
-        the reference's in the same round.
+        The problem; for every peer its log-likelihood, its seconds per iteration in each round, and the ratios to the
+        reference's in the same round; the same for the limit, with the rates it is made of; why peers were left out.
 
     Raises
     ------
     Disagreement
-        If the peers' log-likelihoods differ; no time is reported then.
+        If fastgmm's log-likelihood is not the reference's; no time is reported then.
     """
-    rows = make_rows(problem)
-    start = make_start(problem, rows)
-    peers = make_peers()
-    with threadpool_limits(limits=threads):
-        for peer in peers:
-            peer.setup(problem, rows, start, threads)
-        likelihoods = _compare_answers(rows, peers)
-        iterations = {peer.name: _choose_iterations(peer, seconds) for peer in peers}
-        times: dict[str, list[float]] = {peer.name: [] for peer in peers}
-        for _ in range(rounds):
-            for peer in peers:
-                times[peer.name].append(_seconds_per_iteration(peer, iterations[peer.name]))
+    skipped: dict[str, str] = {}
+    with Task(problem) as task:
+        workers = pool.take(task, skipped)
+        for name in (REFERENCE, OURS, MACHINE.name):
+            if name not in workers:
+                raise Disagreement(f"{name}: {skipped.get(name, 'not found here')}")
+        machine = workers.pop(MACHINE.name)
+        likelihoods = _prepare(workers, task, effort, skipped)
+        iterations = {name: choose_iterations(worker, effort.seconds) for name, worker in workers.items()}
+        times: dict[str, list[float]] = {name: [] for name in workers}
+        rates: list[dict[str, float]] = []
+        for _ in range(effort.rounds):
+            for name, worker in workers.items():
+                times[name].append(seconds_per_iteration(worker, iterations[name], effort.seconds))
+            rates.append(machine.ask("rates"))
+    versions = {name: worker.version for name, worker in workers.items()}
+    floors = [floor_seconds(problem, each) for each in rates]
     return {
         "problem": vars(problem),
-        "threads": threads,
+        "threads": pool.threads,
         "peers": {
-            peer.name: {
-                "version": peer.version,
-                "log_likelihood": likelihoods[peer.name],
-                "iterations": iterations[peer.name],
-                "seconds": times[peer.name],
-                "median_seconds": statistics.median(times[peer.name]),
-                "ratios": (ratios := _ratios(times[REFERENCE], times[peer.name])),
-                "median_ratio": statistics.median(ratios),
+            name: {
+                "version": versions[name],
+                "log_likelihood": likelihoods[name],
+                "iterations": iterations[name],
+                **summarise(times[REFERENCE], seconds),
             }
-            for peer in peers
+            for name, seconds in times.items()
         },
+        "limit": {
+            "dgemm": [each["dgemm"] for each in rates],
+            "exp": [each["exp"] for each in rates],
+            **summarise(times[REFERENCE], floors),
+        },
+        "skipped": skipped,
     }
-
-
-def _ratios(reference: Sequence[float], times: Sequence[float]) -> list[float]:
-    """Return how many times faster than the reference each round was."""
-    return [before / after for before, after in zip(reference, times, strict=True)]

@@ -1,118 +1,116 @@
-"""The table of peers: everything that can run a given number of EM iterations from a given start."""
+"""The table of peers: what each can fit, how closely it must agree, and which interpreter runs it.
 
-import time
-import warnings
-from collections.abc import Callable
-from dataclasses import dataclass, field
-from importlib.metadata import PackageNotFoundError, version
-from typing import Any, NamedTuple, Protocol
+To add a peer, write `bench/workers/<module>.py` with a class `Library` as its siblings have, and add a row here.
+"""
 
-import numpy as np
+import importlib.util
+import os
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
 
-from bench.problems import Array, Problem, Start
+ALL_STRUCTURES = ("full", "tied", "diag", "spherical")
+FULL_AND_DIAG = ("full", "diag")
 
-
-def find_version(package: str) -> str:
-    """Return the version of a package; a checkout that was never installed has none."""
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return "not installed"
+# Of the log-likelihood, relative, after the same iterations from the same start.
+FLOAT64_AGREEMENT = 1e-9
+FLOAT32_AGREEMENT = 1e-4
 
 
-class Run(NamedTuple):
-    """What some iterations took and where they led; covariances are full matrices, one a component."""
+@dataclass(frozen=True)
+class Peer:
+    """A library under measurement, which runs in a worker process of its own.
 
-    seconds: float
-    weights: Array
-    means: Array
-    covariances: Array
-
-
-class Peer(Protocol):
-    """A library under measurement."""
-
-    name: str
-    version: str
-
-    def setup(self, problem: Problem, rows: Array, start: Start, threads: int) -> None:
-        """Take what to fit; nothing here is timed."""
-
-    def iterate(self, n_iter: int) -> Run:
-        """Run exactly `n_iter` iterations from the start."""
-
-
-@dataclass
-class EstimatorPeer:
-    """A class with scikit-learn's `GaussianMixture` interface."""
+    Attributes
+    ----------
+    name : str
+        What tables call it.
+    module : str
+        The file in `bench/workers` that drives it.
+    imports : str
+        A module that an interpreter must have for the worker to run there.
+    structures : tuple of str
+        Covariance structures it offers.
+    agreement : float
+        How closely its log-likelihood must agree with the reference's before its time counts.
+    pinned : bool
+        Whether only the processors it may run on limit its threads.
+    note : str
+        What a reader of its times must know.
+    """
 
     name: str
-    package: str
-    load: Callable[[], Any]
-    takes_n_jobs: bool = False
-    version: str = field(init=False)
-
-    def __post_init__(self) -> None:
-        self.version = find_version(self.package)
-
-    def setup(self, problem: Problem, rows: Array, start: Start, threads: int) -> None:
-        """Keep the rows and the constructor's arguments."""
-        self._problem, self._rows, self._class = problem, rows, self.load()
-        self._options: dict[str, Any] = {
-            "n_components": problem.components,
-            "covariance_type": problem.structure,
-            "tol": 0.0,  # never converged: all iterations are done
-            "reg_covar": 0.0,
-            "weights_init": start.weights,
-            "means_init": start.means,
-            "precisions_init": start.precisions,
-        }
-        if self.takes_n_jobs:
-            self._options["n_jobs"] = threads
-
-    def iterate(self, n_iter: int) -> Run:
-        """Fit with a limit of `n_iter` iterations and no tolerance."""
-        estimator = self._class(max_iter=n_iter, **self._options)
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # that it did not converge is meant
-            began = time.perf_counter()
-            estimator.fit(self._rows)
-            seconds = time.perf_counter() - began
-        if estimator.n_iter_ != n_iter:
-            raise RuntimeError(f"{self.name} stopped after {estimator.n_iter_} of {n_iter} iterations")
-        return Run(seconds, estimator.weights_, estimator.means_, _matrices(estimator.covariances_, self._problem))
-
-
-def _matrices(covariances: Array, problem: Problem) -> Array:
-    """Return one full covariance matrix for every component."""
-    k, d = problem.components, problem.features
-    shapes = {
-        "full": lambda: covariances,
-        "tied": lambda: np.broadcast_to(covariances, (k, d, d)),
-        "diag": lambda: covariances[:, :, None] * np.eye(d),
-        "spherical": lambda: covariances[:, None, None] * np.eye(d),
-    }
-    return shapes[problem.structure]()
-
-
-def _load_scikit_learn() -> Any:
-    from sklearn.mixture import GaussianMixture
-
-    return GaussianMixture
-
-
-def _load_fastgmm() -> Any:
-    from fastgmm import GaussianMixture
-
-    return GaussianMixture
+    module: str
+    imports: str
+    structures: tuple[str, ...] = ALL_STRUCTURES
+    agreement: float = FLOAT64_AGREEMENT
+    pinned: bool = False
+    note: str = ""
 
 
 REFERENCE = "scikit-learn"
+OURS = "fastgmm"
+ONEDAL = "oneDAL"
+
+PEERS = (
+    Peer(REFERENCE, "scikit_learn", "sklearn"),
+    Peer(OURS, "fastgmm", "fastgmm"),
+    Peer(ONEDAL, "onedal", "daal4py", FULL_AND_DIAG, note="`daal4py.em_gmm` of scikit-learn-intelex"),
+    Peer("Armadillo", "armadillo", "numpy", FULL_AND_DIAG, note="`gmm_full` and `gmm_diag`, compiled with OpenMP"),
+    Peer("gmmx", "gmmx", "gmmx", FULL_AND_DIAG, FLOAT32_AGREEMENT, pinned=True, note="float32, all it offers"),
+    Peer("torchgmm", "torchgmm", "torchgmm", note="in one batch, one pass an iteration; as shipped it makes two"),
+    Peer("pomegranate", "pomegranate", "pomegranate", FULL_AND_DIAG),
+)
+
+# Not a library: it measures what the processor can do, in the same rounds as the peers.
+MACHINE = Peer("machine", "machine", "fastgmm")
+
+WITHOUT_EXTRAS = (REFERENCE, OURS)
 
 
-def make_peers() -> list[Peer]:
-    """Return every peer, the reference first."""
-    return [
-        EstimatorPeer(REFERENCE, "scikit-learn", _load_scikit_learn),
-        EstimatorPeer("fastgmm", "fastgmm", _load_fastgmm, takes_n_jobs=True),
-    ]
+def environment_variable(name: str) -> str:
+    """Return the variable that may hold the path of a peer's interpreter."""
+    return f"BENCH_PYTHON_{name.upper().replace('-', '_')}"
+
+
+def parse_interpreters(pairs: list[str]) -> dict[str, str]:
+    """Return the interpreter of each peer named in `NAME=PATH` pairs.
+
+    Raises
+    ------
+    ValueError
+        If a pair has no `=`, or its name is no peer's.
+    """
+    names = {peer.name.lower(): peer.name for peer in PEERS}
+    found = {}
+    for pair in pairs:
+        name, separator, path = pair.partition("=")
+        if not separator or name.lower() not in names:
+            raise ValueError(f"{pair!r} is not NAME=PATH with a name among {', '.join(names.values())}")
+        found[names[name.lower()]] = path
+    return found
+
+
+def find_interpreter(peer: Peer, interpreters: Mapping[str, str]) -> str | None:
+    """Return the Python that runs a peer: the one named, else this one if it has the package, else None."""
+    named = interpreters.get(peer.name) or os.environ.get(environment_variable(peer.name))
+    if named:
+        return named
+    return sys.executable if importlib.util.find_spec(peer.imports) else None
+
+
+def choose_peers(names: list[str] | None, interpreters: Mapping[str, str]) -> tuple[dict[Peer, str], dict[str, str]]:
+    """Return the peers to measure with their interpreters, and why others are left out.
+
+    The reference and fastgmm are always among them; `names` chooses from the others, None takes all that are found.
+    """
+    chosen, skipped = {}, {}
+    for peer in PEERS:
+        if peer.name not in WITHOUT_EXTRAS and names is not None and peer.name.lower() not in names:
+            continue
+        python = find_interpreter(peer, interpreters)
+        if python is None:
+            skipped[peer.name] = f"no interpreter found that has {peer.imports}; name one by --peer-python"
+        else:
+            chosen[peer] = python
+    return chosen, skipped

@@ -1,5 +1,6 @@
 """The table of problems: what is fitted, from which rows, and from which start."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -24,11 +25,12 @@ class Problem:
 
 @dataclass(frozen=True)
 class Start:
-    """Parameters before the first iteration, as scikit-learn's `*_init` arguments take them."""
+    """Parameters before the first iteration, covariances and precisions in the shape of the problem's structure."""
 
     weights: Array
     means: Array
-    precisions: Array
+    covariances: Array
+    precisions: Array  # what scikit-learn's `precisions_init` takes
 
 
 PROBLEMS = (
@@ -83,11 +85,26 @@ def make_start(problem: Problem, rows: Array, seed: int = 1) -> Start:
     """
     k = problem.components
     first = k * int(np.random.default_rng(seed).integers(problem.rows // k))
-    precisions = 1.0 / rows.var(axis=0)
-    shapes = {
-        "full": lambda: np.tile(np.diag(precisions), (k, 1, 1)),
-        "tied": lambda: np.diag(precisions),
-        "diag": lambda: np.tile(precisions, (k, 1)),
-        "spherical": lambda: np.full(k, 1.0 / rows.var(axis=0).mean()),
+    variances = rows.var(axis=0)
+    shapes: dict[str, Callable[[Array], Array]] = {
+        "full": lambda values: np.tile(np.diag(values), (k, 1, 1)),
+        "tied": np.diag,
+        "diag": lambda values: np.tile(values, (k, 1)),
+        "spherical": lambda values: np.full(k, values[0]),
     }
-    return Start(np.full(k, 1.0 / k), rows[first : first + k].copy(), shapes[problem.structure]())
+    if problem.structure == "spherical":
+        variances = np.full_like(variances, variances.mean())
+    shape = shapes[problem.structure]
+    return Start(np.full(k, 1.0 / k), rows[first : first + k].copy(), shape(variances), shape(1.0 / variances))
+
+
+def dense_covariances(covariances: Array, problem: Problem) -> Array:
+    """Return one full covariance matrix for every component, (k, d, d)."""
+    k, d = problem.components, problem.features
+    shapes: dict[str, Callable[[], Array]] = {
+        "full": lambda: covariances,
+        "tied": lambda: np.broadcast_to(covariances, (k, d, d)),
+        "diag": lambda: covariances[:, :, None] * np.eye(d),
+        "spherical": lambda: covariances[:, None, None] * np.eye(d),
+    }
+    return shapes[problem.structure]()

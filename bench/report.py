@@ -1,53 +1,115 @@
-"""Turn stored measurements into the README's table, so that no number in it is typed."""
+"""Turn stored measurements into the README's tables and chart, so that no number in them is typed."""
 
 import json
 from pathlib import Path
 from typing import Any
 
-from bench.peers import REFERENCE
+from bench import tables
+from bench.chart import draw_chart
+from bench.peers import FLOAT64_AGREEMENT, OURS, REFERENCE
 
 BEGIN, END = "<!-- bench:begin -->", "<!-- bench:end -->"
 
 
-def make_table(results: dict[str, Any]) -> str:
-    """Return the measurements as Markdown: a line about the machine, a row for every problem."""
+def load_results(folder: Path) -> dict[str, dict[str, Any]]:
+    """Return every stored measurement of the full problems by its name, such as `1-thread` or `memory`."""
+    return {
+        path.stem.removeprefix("full-"): json.loads(path.read_text(encoding="utf-8"))
+        for path in sorted(folder.glob("full-*.json"))
+    }
+
+
+def make_report(results: dict[str, dict[str, Any]], chart: str | None = None) -> str:
+    """Return all measurements as Markdown, the EM iterations on one thread first, the others folded away.
+
+    Raises
+    ------
+    ValueError
+        If the EM iterations on one thread are missing.
+    """
+    if "1-thread" not in results:
+        raise ValueError("there are no EM iterations on one thread; run `python -m bench` first")
+    single, fits = results["1-thread"], results.get("fits")
+    parts = [tables.iterations_table(single), describe_run(single)]
+    if chart:
+        parts.insert(0, f"![Times faster than {REFERENCE}, by problem and library]({chart})")
+    parts.append(_fold("All libraries: times faster than " + REFERENCE, _peers_part(single)))
+    for name, each in results.items():
+        if name.endswith("-threads"):
+            parts.append(_fold(f"EM iterations on {each['threads']} threads", _threads_part(each, fits)))
+    if fits:
+        text = "Initialisation included, defaults throughout; medians over seeds, one thread each. " + _machine(fits)
+        parts.append(_fold("Whole fits", f"{tables.fits_table(fits)}\n\n{text}"))
+        text = (
+            f"How many times faster than {REFERENCE}, one thread each; last, how much faster {OURS}'s EM reads float32."
+        )
+        parts.append(_fold("Predictions, and float32 rows", f"{tables.predictions_table(fits)}\n\n{text}"))
+    if "memory" in results:
+        parts.append(_fold("Memory", _memory_part(results["memory"])))
+    return "\n\n".join(parts)
+
+
+def describe_run(results: dict[str, Any]) -> str:
+    """Say how EM iterations were measured, on what, and what the limit is."""
+    rates = [row["limit"] for row in results["rows"]]
+    dgemm = tables.median(rate for each in rates for rate in each["dgemm"])
+    exponential = tables.median(rate for each in rates for rate in each["exp"])
+    threads = f"{results['threads']} thread{'' if results['threads'] == 1 else 's'}"
+    return (
+        f"Milliseconds per EM iteration on {threads}, float64, from the same start; interleaved rounds, "
+        f"medians of {results['rounds']}; log-likelihoods compared first (to {FLOAT64_AGREEMENT:g}). The limit is the "
+        f"least arithmetic of an iteration at the rate of dgemm, {dgemm / 1e9:.1f} GFLOP/s here, and one exponential a "
+        f"row and component, {1e9 / exponential:.2f} ns (`bench/limits.py`). {_machine(results)}"
+    )
+
+
+def _machine(results: dict[str, Any]) -> str:
     machine = results["machine"]
-    names = [name for name in results["rows"][0]["peers"] if name != REFERENCE]
     installed = {name: number for name, number in machine["versions"].items() if number != "not installed"}
     versions = ", ".join(f"{name} {number}" for name, number in installed.items())
-    heads = ["", "rows", "features", "components", "covariance", f"{REFERENCE}, ms", *(f"{n}, ms" for n in names)]
-    heads += [f"{name}: times faster" for name in names]
-    lines = [_line(heads), _line(["---", "---:", "---:", "---:", "---", *["---:"] * (1 + 2 * len(names))])]
-    lines += [_line(_cells(row, names)) for row in results["rows"]]
-    threads = results["threads"]
-    note = (
-        f"Milliseconds per EM iteration on {threads} thread{'' if threads == 1 else 's'}, float64, from the same "
-        f"start; medians of {results['rounds']} interleaved rounds, log-likelihoods compared first. "
-        f"{machine['processor']}; Python {machine['python']}, {versions}; {machine['date']}."
+    return f"{machine['processor']}; Python {machine['python']}, {versions}; {machine['date']}."
+
+
+def _peers_part(results: dict[str, Any]) -> str:
+    versions = {name: peer["version"] for row in results["rows"] for name, peer in row["peers"].items()}
+    notes = [
+        f"- {name} {versions[name]}{_notes(results, name)}"
+        for name in tables.peers_in(results)
+        if versions[name] != "not installed"
+    ]
+    parts = [tables.peers_table(results), "\n".join(notes)]
+    skipped = tables.skipped_list(results)
+    if skipped:
+        parts.append(f"Not measured:\n\n{skipped}")
+    return "\n\n".join(parts)
+
+
+def _notes(results: dict[str, Any], name: str) -> str:
+    notes = [note for note in (results["notes"].get(name),) if note]
+    agreement = results["agreements"].get(name)
+    if agreement is not None and agreement != results["agreements"][REFERENCE]:
+        notes.append(f"log-likelihoods agreeing to {agreement:g}")
+    return f": {'; '.join(notes)}" if notes else ""
+
+
+def _threads_part(results: dict[str, Any], fits: dict[str, Any] | None) -> str:
+    return f"{tables.threads_table(results, fits)}\n\n{describe_run(results)}"
+
+
+def _memory_part(results: dict[str, Any]) -> str:
+    most = max(number for row in results["rows"] for number in row["bytes"][OURS].values())
+    return (
+        f"{tables.memory_table(results)}\n\nPeak resident memory above the rows and the output, MiB, one fresh process "
+        f"each; {OURS}'s largest is {tables.mebibytes(most)} MiB. {_machine(results)}"
     )
-    return "\n".join(lines) + f"\n\n{note}"
 
 
-def _line(cells: list[str]) -> str:
-    return f"| {' | '.join(cells)} |"
+def _fold(title: str, text: str) -> str:
+    return f"<details>\n<summary>{title}</summary>\n\n{text}\n\n</details>"
 
 
-def _cells(row: dict[str, Any], names: list[str]) -> list[str]:
-    problem, peers = row["problem"], row["peers"]
-    numbers = [f"{problem[column]:,}" for column in ("rows", "features", "components")]
-    times = [_milliseconds(peers[name]["median_seconds"]) for name in (REFERENCE, *names)]
-    ratios = [f"{peers[name]['median_ratio']:.1f}" for name in names]
-    return [problem["name"], *numbers, problem["structure"], *times, *ratios]
-
-
-def _milliseconds(seconds: float) -> str:
-    """Write milliseconds with three significant digits."""
-    value = 1e3 * seconds
-    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
-
-
-def replace_table(text: str, table: str) -> str:
-    """Return `text` with the table between its two markers.
+def replace_report(text: str, report: str) -> str:
+    """Return `text` with the report between its two markers.
 
     Raises
     ------
@@ -58,11 +120,14 @@ def replace_table(text: str, table: str) -> str:
         raise ValueError(f"expected one {BEGIN} and after it one {END}")
     before, rest = text.split(BEGIN)
     after = rest.split(END)[1]
-    return f"{before}{BEGIN}\n{table}\n{END}{after}"
+    return f"{before}{BEGIN}\n{report}\n{END}{after}"
 
 
-def write_report(results_path: Path, readme: Path) -> str:
-    """Put the stored measurements into the README and return their table."""
-    table = make_table(json.loads(results_path.read_text(encoding="utf-8")))
-    readme.write_text(replace_table(readme.read_text(encoding="utf-8"), table), encoding="utf-8")
-    return table
+def write_report(folder: Path, readme: Path, chart: Path) -> str:
+    """Put what is stored in `folder` into the README, draw the chart, and return the text."""
+    results = load_results(folder)
+    report = make_report(results, chart.relative_to(readme.parent).as_posix())
+    text = replace_report(readme.read_text(encoding="utf-8"), report)
+    draw_chart(results["1-thread"], chart)
+    readme.write_text(text, encoding="utf-8")
+    return report

@@ -1,14 +1,124 @@
-"""Times of single kernels, by pytest-benchmark: `python -m pytest bench`."""
+"""Times of single kernels, by pytest-benchmark: `python -m pytest bench`; `python -m bench compare` reads them."""
 
+import timeit
 import warnings
 
+import numba
+import numpy as np
 import pytest
+from threadpoolctl import threadpool_limits
 
 from bench.problems import Problem, make_rows, make_start
 from fastgmm import GaussianMixture
+from fastgmm.covariance import STRUCTURES, Parameters
+from fastgmm.em.initialise import STARTS
+from fastgmm.kernels import math
+from fastgmm.kernels._jit import TILE_ROWS, threads
+from fastgmm.kernels.tiles import load_tile
+from fastgmm.sources import ArrayRows
 
 ITERATIONS = 5
-STRUCTURES = ("full", "tied", "diag", "spherical")
+ROUNDS = 15
+COMPONENTS = 8
+FEATURES = (2, 8, 32)
+PRODUCT_SIZE = 500
+MANY = 100_000
+
+
+def _time_reference():
+    """Return the least time of a matrix product, which `bench.compare` divides a kernel's by."""
+    a, b, product = np.random.default_rng(0).random((3, PRODUCT_SIZE, PRODUCT_SIZE))
+    return min(timeit.repeat(lambda: np.matmul(a, b, out=product), number=1, repeat=10))
+
+
+@pytest.fixture(autouse=True)
+def beside_reference(benchmark):
+    """One thread for all; the reference just before a kernel and just after it, as machines change their pace."""
+    with threads(1), threadpool_limits(limits=1):
+        before = _time_reference()
+        yield
+        benchmark.extra_info["reference"] = min(before, _time_reference())
+
+
+def _run(benchmark, work, *arguments):
+    return benchmark.pedantic(work, arguments, rounds=ROUNDS, warmup_rounds=1)
+
+
+def _problem(structure, features, rows=20_000):
+    return Problem("kernel", rows, features, COMPONENTS, structure)
+
+
+def _source_and_form(structure, features):
+    problem = _problem(structure, features)
+    rows = make_rows(problem)
+    start = make_start(problem, rows)
+    factors, failed = STRUCTURES[structure].factorise(start.covariances)
+    assert failed < 0
+    parameters = Parameters(start.weights, start.means, start.covariances, factors)
+    return ArrayRows(rows), STRUCTURES[structure].form(parameters)
+
+
+@numba.njit(error_model="numpy")
+def _apply_exp(values, out):
+    for i in range(values.size):
+        out[i] = math.exp(values[i])
+
+
+@numba.njit(error_model="numpy")
+def _apply_log(values, out):
+    for i in range(values.size):
+        out[i] = math.log(values[i])
+
+
+@pytest.mark.parametrize("function", ["exp", "log"])
+def test_math(benchmark, function):
+    values = np.random.default_rng(0).random(MANY) + 0.5
+    out = np.empty_like(values)
+    _run(benchmark, {"exp": _apply_exp, "log": _apply_log}[function], values, out)
+    np.testing.assert_allclose(out, getattr(np, function)(values), rtol=1e-14, atol=1e-15)
+
+
+@numba.njit(error_model="numpy")
+def _load_all(rows, tile):
+    for start in range(0, rows.shape[0] - TILE_ROWS + 1, TILE_ROWS):
+        load_tile(rows, start, TILE_ROWS, tile)
+
+
+@pytest.mark.parametrize("dtype", ["float64", "float32"])
+@pytest.mark.parametrize("features", FEATURES)
+def test_load_tile(benchmark, features, dtype):
+    rows = np.random.default_rng(0).random((TILE_ROWS * 80, features)).astype(dtype)
+    tile = np.empty(features * TILE_ROWS)
+    _run(benchmark, _load_all, rows[:, :, None], tile)
+    np.testing.assert_array_equal(tile.reshape(features, TILE_ROWS).T, rows[-TILE_ROWS:])
+
+
+@pytest.mark.parametrize("features", FEATURES)
+@pytest.mark.parametrize("structure", STRUCTURES)
+def test_statistics(benchmark, structure, features):
+    """Log-densities and moments: the pass of an EM iteration."""
+    source, form = _source_and_form(structure, features)
+    assert _run(benchmark, source.reduce, form).lost == 0
+
+
+@pytest.mark.parametrize("features", FEATURES)
+@pytest.mark.parametrize("structure", STRUCTURES)
+def test_log_densities(benchmark, structure, features):
+    """Log-densities alone, and their sum: the pass of `score_samples`."""
+    source, form = _source_and_form(structure, features)
+    out = benchmark.pedantic(source.map, (form,), {"log_likelihoods": True}, rounds=ROUNDS, warmup_rounds=1)
+    assert np.isfinite(out.log_likelihoods).all()
+
+
+@pytest.mark.parametrize("features", FEATURES)
+def test_kmeans_start(benchmark, features):
+    """k-means++ and Lloyd's iterations; how many there are depends on the rows alone."""
+    source = ArrayRows(make_rows(_problem("spherical", features)))
+
+    def start():
+        return STARTS["kmeans"](source, COMPONENTS, STRUCTURES["spherical"], 1e-6, np.random.RandomState(0))
+
+    assert _run(benchmark, start).failed < 0
 
 
 def _estimator(problem, rows, max_iter):
@@ -32,22 +142,21 @@ def _fit(estimator, rows):
         return estimator.fit(rows)
 
 
-@pytest.mark.parametrize("features", [2, 8, 32])
+@pytest.mark.parametrize("features", FEATURES)
 @pytest.mark.parametrize("structure", STRUCTURES)
 def test_em_iterations(benchmark, structure, features):
-    problem = Problem("kernel", 20_000, features, 8, structure)
+    problem = _problem(structure, features)
     rows = make_rows(problem)
     estimator = _estimator(problem, rows, ITERATIONS)
     benchmark.extra_info["iterations"] = ITERATIONS
-    benchmark.pedantic(_fit, (estimator, rows), rounds=5, warmup_rounds=1)
+    _run(benchmark, _fit, estimator, rows)
     assert estimator.n_iter_ == ITERATIONS
 
 
 @pytest.mark.parametrize("structure", STRUCTURES)
 @pytest.mark.parametrize("method", ["predict", "predict_proba", "score_samples"])
 def test_predictions(benchmark, method, structure):
-    problem = Problem("kernel", 50_000, 8, 8, structure)
+    problem = _problem(structure, 8, 50_000)
     rows = make_rows(problem)
     estimator = _fit(_estimator(problem, rows, 2), rows)
-    answer = benchmark.pedantic(getattr(estimator, method), (rows,), rounds=5, warmup_rounds=1)
-    assert len(answer) == len(rows)
+    assert len(_run(benchmark, getattr(estimator, method), rows)) == len(rows)

@@ -1,0 +1,200 @@
+"""Markdown tables of stored measurements. Nothing here measures, and nothing in a table is typed."""
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from bench.limits import is_bound_by_products, least_operations
+from bench.peers import ONEDAL, OURS, REFERENCE
+from bench.problems import Problem
+
+Results = Mapping[str, Any]
+NOTHING = "–"
+_COLUMNS = {"": "---", "rows": "---:", "features": "---:", "components": "---:", "covariance": "---"}
+
+
+def table(heads: Iterable[str], rows: Iterable[tuple[Problem, list[str]]]) -> str:
+    """Return a table whose first columns are the problem's and whose others, numbers, have the given heads."""
+    heads = list(heads)
+    lines = [_line([*_COLUMNS, *heads]), _line([*_COLUMNS.values(), *["---:"] * len(heads)])]
+    lines += [_line([*_problem_cells(problem), *cells]) for problem, cells in rows]
+    return "\n".join(lines)
+
+
+def _line(cells: list[str]) -> str:
+    return f"| {' | '.join(cells)} |"
+
+
+def _problem_cells(problem: Problem) -> list[str]:
+    numbers = [f"{number:,}" for number in (problem.rows, problem.features, problem.components)]
+    return [problem.name, *numbers, problem.structure]
+
+
+def problem_of(row: Results) -> Problem:
+    """Return the problem that a stored row is about."""
+    return Problem(**row["problem"])
+
+
+def milliseconds(seconds: float) -> str:
+    """Write milliseconds with three significant digits."""
+    value = 1e3 * seconds
+    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
+
+
+def times(ratio: float | None) -> str:
+    """Write how many times faster something is."""
+    if ratio is None:
+        return NOTHING
+    return f"{ratio:,.0f}" if ratio >= 100 else f"{ratio:.1f}" if ratio >= 1 else f"{ratio:.2f}"
+
+
+def percent(share: float | None) -> str:
+    """Write a share."""
+    return NOTHING if share is None else f"{100 * share:.0f} %"
+
+
+def mebibytes(number: int) -> str:
+    """Write an amount of memory."""
+    value = number / 2**20
+    return f"{value:,.0f}" if value >= 10 else f"{value:.1f}"
+
+
+def median(values: Iterable[float]) -> float:
+    """Return the middle value."""
+    ordered = sorted(values)
+    half = len(ordered) // 2
+    return ordered[half] if len(ordered) % 2 else 0.5 * (ordered[half - 1] + ordered[half])
+
+
+def ratio_between(row: Results, name: str, other: str) -> float | None:
+    """Return how many times faster `name` is than `other`, the median over rounds, or None where one is missing."""
+    peers = row["peers"]
+    if name not in peers or other not in peers:
+        return None
+    pairs = zip(peers[other]["seconds"], peers[name]["seconds"], strict=True)
+    return median(before / after for before, after in pairs)
+
+
+def share_of_limit(row: Results, name: str = OURS) -> float:
+    """Return the limit's time over a peer's, the median over rounds."""
+    pairs = zip(row["limit"]["seconds"], row["peers"][name]["seconds"], strict=True)
+    return median(floor / seconds for floor, seconds in pairs)
+
+
+def share_of_dgemm(row: Results, name: str = OURS) -> float | None:
+    """Return 2 n k d² / time over dgemm's rate, the median over rounds; None where other work than products counts."""
+    problem = problem_of(row)
+    if not is_bound_by_products(problem):
+        return None
+    pairs = zip(row["limit"]["dgemm"], row["peers"][name]["seconds"], strict=True)
+    return median(least_operations(problem) / seconds / dgemm for dgemm, seconds in pairs)
+
+
+def iterations_table(results: Results) -> str:
+    """EM iterations: the reference, fastgmm, and how near it is to the limit."""
+    heads = [f"{REFERENCE}, ms", f"{OURS}, ms", f"times faster than {REFERENCE}", f"times faster than {ONEDAL}"]
+    heads += ["share of the limit", "share of dgemm"]
+    rows = []
+    for row in results["rows"]:
+        peers = row["peers"]
+        rows.append((problem_of(row), [
+            milliseconds(peers[REFERENCE]["median_seconds"]),
+            milliseconds(peers[OURS]["median_seconds"]),
+            times(ratio_between(row, OURS, REFERENCE)),
+            times(ratio_between(row, OURS, ONEDAL)),
+            percent(share_of_limit(row)),
+            percent(share_of_dgemm(row)),
+        ]))  # fmt: skip
+    return table(heads, rows)
+
+
+def peers_in(results: Results) -> list[str]:
+    """Return every peer that has a time in some row, the reference first."""
+    found: dict[str, None] = {}
+    for row in results["rows"]:
+        found.update(dict.fromkeys(row["peers"]))
+    return list(found)
+
+
+def title(results: Results, name: str) -> str:
+    """Return a peer's name, with the precision it is alone in using."""
+    coarse = results["agreements"].get(name, 0.0) > results["agreements"][REFERENCE]
+    return f"{name} (float32)" if coarse else name
+
+
+def peers_table(results: Results) -> str:
+    """How many times faster than the reference every peer is."""
+    names = [name for name in peers_in(results) if name != REFERENCE]
+    rows = [
+        (problem_of(row), [times(ratio_between(row, name, REFERENCE)) for name in names]) for row in results["rows"]
+    ]
+    return table([title(results, name) for name in names], rows)
+
+
+def skipped_list(results: Results) -> str:
+    """Why peers have no time, problem by problem; what they do not offer first."""
+    reasons: dict[tuple[str, str], list[str]] = {}
+    for row in results["rows"]:
+        for name, reason in row["skipped"].items():
+            reasons.setdefault((name, reason), []).append(row["problem"]["name"])
+    lines = [f"- {name}, {', '.join(problems)}: {reason}" for (name, reason), problems in sorted(reasons.items())]
+    lines += [f"- {name}: {reason}" for name, reason in sorted(results["skipped"].items())]
+    return "\n".join(lines)
+
+
+def threads_table(results: Results, fits: Results | None) -> str:
+    """EM iterations on more threads; beside them, where measured, fastgmm's gain over one thread in the same run."""
+    threads = f"{results['threads']} threads"
+    gains = {row["problem"]["name"]: row["variants"].get(threads) for row in fits["rows"]} if fits else {}
+    heads = [f"{REFERENCE}, ms", f"{OURS}, ms", f"times faster than {REFERENCE}", f"times faster than {ONEDAL}"]
+    heads += [f"{OURS}: times its speed on one thread"]
+    rows = []
+    for row in results["rows"]:
+        peers, gain = row["peers"], gains.get(row["problem"]["name"])
+        rows.append((problem_of(row), [
+            milliseconds(peers[REFERENCE]["median_seconds"]),
+            milliseconds(peers[OURS]["median_seconds"]),
+            times(ratio_between(row, OURS, REFERENCE)),
+            times(ratio_between(row, OURS, ONEDAL)),
+            times(gain["median_ratio"] if gain else None),
+        ]))  # fmt: skip
+    return table(heads, rows)
+
+
+def fits_table(results: Results) -> str:
+    """Whole default fits: seconds, and the log-likelihood per row that each reached."""
+    heads = [f"{REFERENCE}, s", f"{OURS}, s", "times faster", f"log-likelihood a row: {OURS} − {REFERENCE}"]
+    rows = []
+    for row in results["rows"]:
+        theirs, ours = row["fit"][REFERENCE], row["fit"][OURS]
+        gains = [a - b for a, b in zip(ours["scores"], theirs["scores"], strict=True)]
+        low, high = (f"{value:+.4f}" for value in (min(gains), max(gains)))
+        rows.append((problem_of(row), [
+            f"{theirs['median_seconds']:.3g}",
+            f"{ours['median_seconds']:.3g}",
+            times(ours["median_ratio"]),
+            low if low == high else f"{low} to {high}",
+        ]))  # fmt: skip
+    return table(heads, rows)
+
+
+def predictions_table(results: Results) -> str:
+    """How many times faster than the reference predictions are, and what float32 rows bring."""
+    methods = list(results["rows"][0]["predictions"])
+    rows = []
+    for row in results["rows"]:
+        cells = [times(row["predictions"][method][OURS]["median_ratio"]) for method in methods]
+        float32 = row["variants"].get("float32")
+        rows.append((problem_of(row), [*cells, times(float32["median_ratio"] if float32 else None)]))
+    return table([*(f"`{method}`" for method in methods), "EM, float32 over float64 rows"], rows)
+
+
+def memory_table(results: Results) -> str:
+    """Peak memory above rows and output, in MiB."""
+    operations = list(results["rows"][0]["bytes"][OURS])
+    heads = [f"{REFERENCE} `fit`", *(f"{OURS} `{operation}`" for operation in operations)]
+    rows = []
+    for row in results["rows"]:
+        found = row["bytes"]
+        cells = [mebibytes(found[OURS][operation]) for operation in operations]
+        rows.append((problem_of(row), [mebibytes(found[REFERENCE]["fit"]), *cells]))
+    return table(heads, rows)

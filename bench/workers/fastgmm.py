@@ -1,0 +1,26 @@
+"""fastgmm, with as many threads as it is allowed."""
+
+from importlib.metadata import PackageNotFoundError, version
+
+from bench.problems import Array, Problem, Start
+from bench.workers.estimator import Estimator
+from fastgmm import GaussianMixture
+
+
+def _find_version() -> str:
+    try:
+        return version("fastgmm")
+    except PackageNotFoundError:
+        return "not installed"  # a checkout
+
+
+class Library(Estimator):
+    """`fastgmm.GaussianMixture`."""
+
+    def __init__(self) -> None:
+        super().__init__(GaussianMixture, _find_version())
+
+    def setup(self, problem: Problem, rows: Array, start: Start, threads: int) -> None:
+        """Keep the rows and the constructor's arguments."""
+        super().setup(problem, rows, start, threads)
+        self._shape["n_jobs"] = threads

@@ -1,0 +1,356 @@
+"""The benchmark's parts that measure nothing: tables, report, peers left out, limits, comparison with a baseline."""
+
+import copy
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+ROOT = Path(__file__).parents[1]
+if not (ROOT / "bench").is_dir():
+    pytest.skip("there is no bench beside the tests", allow_module_level=True)
+sys.path.insert(0, str(ROOT))
+
+from bench import compare, limits, measure, peers, report, tables  # noqa: E402
+from bench.__main__ import _parse  # noqa: E402
+from bench.client import Pool, Task, Worker, WorkerError  # noqa: E402
+from bench.problems import PROBLEMS, Problem, dense_covariances, make_rows, make_start  # noqa: E402
+from bench.workers import Run  # noqa: E402
+
+STRUCTURES = peers.ALL_STRUCTURES
+SMALL = Problem("S", 400, 3, 2, "full")
+
+
+def peer_times(seconds, version="1.0"):
+    reference = [0.2, 0.4]
+    return {"version": version, "log_likelihood": -1.0, "iterations": 3, **measure.summarise(reference, seconds)}
+
+
+def stored_row(name="W", features=16, with_onedal=True):
+    found = {"scikit-learn": peer_times([0.2, 0.4]), "fastgmm": peer_times([0.02, 0.02])}
+    skipped = {}
+    if with_onedal:
+        found["oneDAL"] = peer_times([0.08, 0.1])
+    else:
+        skipped["oneDAL"] = "offers full and diag only"
+    return {
+        "problem": vars(Problem(name, 1_000_000, features, 4, "full")),
+        "threads": 1,
+        "peers": found,
+        "limit": {"dgemm": [256e9, 256e9], "exp": [1e9, 1e9], **measure.summarise([0.2, 0.4], [0.01, 0.015])},
+        "skipped": skipped,
+    }
+
+
+@pytest.fixture
+def results():
+    machine = {"processor": "P", "python": "3.11", "versions": {"numpy": "2", "fastgmm": "not installed"}, "date": "D"}
+    return {
+        "machine": machine,
+        "threads": 1,
+        "rounds": 2,
+        "notes": {"scikit-learn": "", "fastgmm": "", "oneDAL": "through daal4py"},
+        "agreements": {"scikit-learn": 1e-9, "fastgmm": 1e-9, "oneDAL": 1e-4},
+        "skipped": {"gmmx": "no interpreter found"},
+        "rows": [stored_row("W1"), stored_row("W2", features=8, with_onedal=False)],
+    }
+
+
+def cells(text, line):
+    return [cell.strip() for cell in text.splitlines()[line].strip("|").split("|")]
+
+
+def test_iterations_table(results):
+    text = tables.iterations_table(results)
+    assert len({line.count("|") for line in text.splitlines()}) == 1
+    # Medians of the rounds' ratios: 10 and 20 times scikit-learn, 4 and 5 times oneDAL, 1/2 and 3/4 of the limit;
+    # 2 n k d² / time is 102.4 GFLOP/s, two fifths of dgemm's 256.
+    assert cells(text, 2)[5:] == ["300", "20", "15.0", "4.5", "62 %", "40 %"]
+    assert cells(text, 3)[5:] == ["300", "20", "15.0", tables.NOTHING, "62 %", tables.NOTHING]
+
+
+def test_peers_table_and_reasons(results):
+    text = tables.peers_table(results)
+    assert cells(text, 0)[5:] == ["fastgmm", "oneDAL (float32)"]  # by its coarser agreement
+    assert cells(text, 2)[5:] == ["15.0", "3.2"] and cells(text, 3)[5:] == ["15.0", tables.NOTHING]
+    assert tables.skipped_list(results).splitlines() == [
+        "- oneDAL, W2: offers full and diag only",
+        "- gmmx: no interpreter found",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("write", "value", "text"),
+    [
+        (tables.milliseconds, 0.0009741, "0.974"),
+        (tables.milliseconds, 1.2345, "1,234"),
+        (tables.times, 0.456, "0.46"),
+        (tables.times, 123.4, "123"),
+        (tables.times, None, tables.NOTHING),
+        (tables.percent, 0.605, "60 %"),
+        (tables.mebibytes, 64 * 2**20, "64"),
+        (tables.mebibytes, 2**19, "0.5"),
+    ],
+)
+def test_numbers(write, value, text):
+    assert write(value) == text
+
+
+def fits_results(results):
+    times = {
+        "scikit-learn": measure.summarise([2.0, 4.0], [2.0, 4.0]),
+        "fastgmm": measure.summarise([2, 4], [0.2, 0.2]),
+    }
+    rows = []
+    for row in results["rows"]:
+        fit = copy.deepcopy(times)
+        fit["scikit-learn"]["scores"], fit["fastgmm"]["scores"] = [-3.0, -3.0], [-3.0, -2.5]
+        variants = {"float64": times["scikit-learn"], "2 threads": times["fastgmm"]}
+        rows.append(
+            {"problem": row["problem"], "fit": fit, "predictions": {"predict": times}, "variants": variants},
+        )
+    return {"machine": results["machine"], "rounds": 2, "rows": rows}
+
+
+def memory_results(results):
+    taken = {"scikit-learn": {"fit": 500 * 2**20}, "fastgmm": {"fit": 9 * 2**20}}
+    rows = [{"problem": row["problem"], "bytes": taken} for row in results["rows"]]
+    return {"machine": results["machine"], "threads": 1, "rows": rows}
+
+
+def test_report_has_every_part(results):
+    two = copy.deepcopy(results) | {"threads": 2}
+    stored = {"1-thread": results, "2-threads": two, "fits": fits_results(results), "memory": memory_results(results)}
+    text = report.make_report(stored, "bench/charts/speed.png")
+    for part in (
+        "(bench/charts/speed.png)",
+        "256.0 GFLOP/s",
+        "1.00 ns",
+        "oneDAL 1.0: through daal4py; log-likelihoods agreeing to 0.0001",
+        "on 2 threads",
+        "+0.0000 to +0.5000",
+        "largest is 9.0 MiB",
+    ):
+        assert part in text, part
+    gain = cells(tables.threads_table(two, fits_results(results)), 2)[-1]
+    assert gain == "15.0"
+    assert "not installed" not in text
+
+
+def test_report_needs_iterations(results):
+    with pytest.raises(ValueError, match="no EM iterations on one thread"):
+        report.make_report({"memory": memory_results(results)})
+
+
+def test_replace_report():
+    text = f"before\n{report.BEGIN}\nold\n{report.END}\nafter\n"
+    assert report.replace_report(text, "new") == f"before\n{report.BEGIN}\nnew\n{report.END}\nafter\n"
+    for wrong in ("", report.BEGIN, report.END + report.BEGIN, text + text):
+        with pytest.raises(ValueError, match="expected one"):
+            report.replace_report(wrong, "new")
+
+
+def test_report_is_written(results, tmp_path):
+    pytest.importorskip("matplotlib").use("agg")
+    folder, readme, chart = tmp_path / "results", tmp_path / "README.md", tmp_path / "charts" / "speed.png"
+    folder.mkdir()
+    (folder / "full-1-thread.json").write_text(json.dumps(results))
+    (folder / "quick-1-thread.json").write_text("not read")
+    readme.write_text(f"{report.BEGIN}\n{report.END}\n")
+    report.write_report(folder, readme, chart)
+    assert "(charts/speed.png)" in readme.read_text()
+    assert chart.read_bytes().startswith(b"\x89PNG")
+
+
+def test_readme_holds_what_is_stored():
+    """Nothing in the README's report is typed: what is stored makes the same text."""
+    stored = report.load_results(ROOT / "bench" / "results")
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    assert report.replace_report(text, report.make_report(stored, "bench/charts/speed.png")) == text
+
+
+def test_operations_and_floor():
+    full, tied, diag, spherical = (limits.least_operations(Problem("", 10, 4, 3, kind)) for kind in STRUCTURES)
+    assert (full, tied, diag, spherical) == (2 * 10 * 3 * 16, 2 * 10 * 16 + 480, 960, 480)
+    assert limits.floor_seconds(Problem("", 10, 4, 3, "full"), {"dgemm": 96.0, "exp": 3.0}) == 20.0
+
+
+def test_interpreters_are_parsed(monkeypatch):
+    found = peers.parse_interpreters(["onedal=/a/python", "gmmx=/b=c/python"])
+    assert found == {"oneDAL": "/a/python", "gmmx": "/b=c/python"}
+    for wrong in ("onedal", "nobody=/a"):
+        with pytest.raises(ValueError, match="is not NAME=PATH"):
+            peers.parse_interpreters([wrong])
+    peer = peers.Peer("some-peer", "m", "no_such_module_anywhere")
+    assert peers.find_interpreter(peer, {}) is None
+    assert peers.find_interpreter(peer, {"some-peer": "/p"}) == "/p"
+    monkeypatch.setenv(peers.environment_variable("some-peer"), "/q")
+    assert peers.find_interpreter(peer, {}) == "/q"
+
+
+def test_peers_are_chosen(monkeypatch):
+    monkeypatch.setattr(peers, "find_interpreter", lambda peer, _: None if peer.name == "gmmx" else "python")
+    everyone, skipped = peers.choose_peers(None, {})
+    assert len(everyone) == len(peers.PEERS) - 1 and list(skipped) == ["gmmx"]
+    few, skipped = peers.choose_peers(["onedal"], {})
+    assert [peer.name for peer in few] == ["scikit-learn", "fastgmm", "oneDAL"] and not skipped
+
+
+def test_command_line_says_what_is_wrong(capsys):
+    assert _parse(["run", "--quick"]).peers == []
+    assert _parse(["run"]).rounds == 5 and _parse(["fits", "--quick"]).rounds == 2
+    for arguments, words in [
+        (["run", "--only", "W99"], "choose from W1"),
+        (["run", "--peers", "nobody"], "armadillo"),
+        (["run", "--peer-python", "nobody"], "NAME=PATH"),
+        (["run", "--threads", "0"], "at least 1"),
+    ]:
+        with pytest.raises(SystemExit):
+            _parse(arguments)
+        assert words in capsys.readouterr().err
+
+
+def test_every_peer_has_its_worker():
+    for peer in (*peers.PEERS, peers.MACHINE):
+        assert (ROOT / "bench" / "workers" / f"{peer.module}.py").is_file()
+
+
+@pytest.mark.parametrize("structure", STRUCTURES)
+def test_start_is_consistent(structure):
+    problem = Problem("S", 60, 3, 2, structure)
+    start = make_start(problem, make_rows(problem))
+    covariances, precisions = (dense_covariances(v, problem) for v in (start.covariances, start.precisions))
+    np.testing.assert_allclose(covariances @ precisions, np.broadcast_to(np.eye(3), (2, 3, 3)), atol=1e-12)
+
+
+def test_log_likelihood_by_hand():
+    rows = np.array([[0.0], [1.0]])
+    run = Run(0.0, 1, np.array([0.5, 0.5]), np.array([[0.0], [1.0]]), np.ones((2, 1, 1)))
+    expected = 2 * np.log(0.5 * (1 + np.exp(-0.5)) / np.sqrt(2 * np.pi))
+    assert measure.log_likelihood(rows, run) == pytest.approx(expected, rel=1e-14)
+    assert measure.agree(-100.0, -100.0 * (1 + 1e-10), 1e-9)
+    assert not measure.agree(-100.0, -100.0 * (1 + 1e-8), 1e-9)
+    assert not measure.agree(float("nan"), -100.0, 1.0)
+
+
+class FakeWorker:
+    """Iterations of 2 s after a second that every run takes, up to `most` iterations."""
+
+    def __init__(self, most=10**9):
+        self.most = most
+
+    def iterate(self, n_iter):
+        done = min(n_iter, self.most)
+        return 1.0 + 2.0 * done, done
+
+
+def test_seconds_per_iteration():
+    assert measure.seconds_per_iteration(FakeWorker(), 4, 1.0) == 2.0
+    assert measure.seconds_per_iteration(FakeWorker(most=3), 40, 1.0) == 2.0
+    with pytest.raises(WorkerError, match="stops after 1 iterations"):
+        measure.seconds_per_iteration(FakeWorker(most=1), 4, 1.0)
+    assert measure.choose_iterations(FakeWorker(), 110.0) > 40
+    assert measure.choose_iterations(FakeWorker(most=3), 110.0) == 2
+
+
+def workers_for(agreeing, seconds, monkeypatch):
+    """Pretend that every worker takes some seconds an iteration and ends where `agreeing` says."""
+
+    class Pretender:
+        def __init__(self, name):
+            self.name = name
+
+        def iterate(self, n_iter):
+            return n_iter * seconds[self.name], n_iter
+
+        def run(self, call, n_iter):
+            return self.name
+
+    monkeypatch.setattr(measure, "log_likelihood", lambda rows, name: agreeing[name])
+    return {name: Pretender(name) for name in agreeing}
+
+
+class NoRows:
+    rows = ()
+
+
+def test_peers_that_disagree_or_dawdle_are_left_out(monkeypatch):
+    agreeing = {"scikit-learn": -10.0, "fastgmm": -10.0, "oneDAL": -10.001, "gmmx": -10.0001, "Armadillo": -10.0}
+    seconds = dict.fromkeys(agreeing, 1.0) | {"Armadillo": 30.0}
+    workers = workers_for(agreeing, seconds, monkeypatch)
+    skipped = {}
+    found = measure._prepare(workers, NoRows(), measure.Effort(1, 1.0, 20.0), skipped)
+    assert set(found) == set(workers) == {"scikit-learn", "fastgmm", "gmmx"}  # gmmx is allowed float32's digits
+    assert "-10.001" in skipped["oneDAL"] and "20 times" in skipped["Armadillo"]
+
+
+def test_fastgmm_may_not_disagree(monkeypatch):
+    workers = workers_for({"scikit-learn": -10.0, "fastgmm": -10.1}, {"scikit-learn": 1.0, "fastgmm": 1.0}, monkeypatch)
+    with pytest.raises(measure.Disagreement, match="fastgmm: reached"):
+        measure._prepare(workers, NoRows(), measure.Effort(1, 1.0, 20.0), {})
+
+
+def test_worker_process_answers_and_reports_errors():
+    with Task(SMALL) as task, Worker(peers.PEERS[0], sys.executable, 1) as worker:
+        run = worker.take(task).run("iterate", n_iter=3)
+        assert run.n_iter == 3 and run.seconds > 0.0 and run.covariances.shape == (2, 3, 3)
+        assert np.isfinite(measure.log_likelihood(task.rows, run))
+        with pytest.raises(WorkerError, match="no_such_method"):
+            worker.ask("no_such_method")
+        with pytest.raises(WorkerError, match="no answer within"):
+            worker.ask("iterate", longest=0.01, n_iter=10**6)
+        assert not worker.alive
+
+
+def test_pool_says_who_is_left_out_and_keeps_its_processes():
+    wrong = peers.Peer("wrong", "no_such_library", "x")
+    choosy = peers.Peer("choosy", "scikit_learn", "sklearn", ("diag", "tied"))
+    nowhere = peers.Peer("nowhere", "scikit_learn", "sklearn")
+    python = dict.fromkeys((peers.PEERS[0], wrong, choosy), sys.executable) | {nowhere: "/no/such/python"}
+    with Task(SMALL) as task, Pool(python, 1) as pool:
+        skipped = {}
+        first = pool.take(task, skipped)
+        assert list(first) == ["scikit-learn"]
+        assert "no_such_library" in skipped["wrong"] and "/no/such/python" in skipped["nowhere"]
+        assert skipped["choosy"] == "offers diag and tied only"
+        assert pool.take(task, {}) == first
+        first["scikit-learn"].close()
+        assert pool.take(task, {}) != first
+
+
+def kernels(**ratios):
+    def one(name, ratio):
+        return {"name": name, "stats": {"min": 2.0 * ratio}, "extra_info": {"reference": 2.0}}
+
+    return {"benchmarks": [one(name, ratio) for name, ratio in ratios.items()]}
+
+
+def test_comparison_names_what_got_slower(tmp_path):
+    baseline, first, second = (tmp_path / name for name in ("baseline.json", "first.json", "second.json"))
+    first.write_text(json.dumps(kernels(a=1.0, b=1.0, c=1.0, gone=1.0)))
+    said, slower = compare.compare_kernels([first], baseline, 1.25, save=True)
+    assert said.startswith("4 kernels") and not slower
+    first.write_text(json.dumps(kernels(a=1.5, b=1.5, c=0.5, fresh=1.0)))
+    second.write_text(json.dumps(kernels(a=1.4, b=1.0, c=0.6)))  # b was slow by chance
+    said, slower = compare.compare_kernels([first, second], baseline, 1.25, save=False)
+    assert slower == {"a": 1.4}
+    assert said.splitlines() == [
+        "slower: a: 1.40 times the baseline's time",
+        "faster: c: 2.00 times as fast",
+        "new: fresh",
+        "not measured: gone",
+        "1 slower, 1 faster, 1 within 1.25 times of the baseline",
+    ]
+
+
+def test_comparison_needs_the_reference():
+    measured = kernels(a=1.0)
+    del measured["benchmarks"][0]["extra_info"]["reference"]
+    with pytest.raises(ValueError, match="a has no reference"):
+        compare.ratios_to_reference(measured)
+
+
+def test_problems_are_named_once():
+    assert len({problem.name for problem in PROBLEMS}) == len(PROBLEMS)
