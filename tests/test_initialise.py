@@ -46,7 +46,7 @@ def lloyd(rows, centres, tolerance=1e-4):
 
 
 def blobs(n=3000, d=2, k=3, seed=0):
-    """Well separated blobs, one after the other, and the number in each."""
+    """Well separated blobs of n / k rows, one after the other."""
     random = np.random.default_rng(seed)
     centres = 20.0 * np.eye(max(k, d))[:k, :d] + np.arange(k)[:, None]
     return np.concatenate([centre + random.normal(size=(n // k, d)) for centre in centres])
@@ -218,31 +218,39 @@ def test_the_sample_is_bounded_in_bytes(monkeypatch):
     assert len(initialise._some_rows(ArrayRows(wide), 60, np.random.RandomState(0))) == 120
 
 
-@pytest.mark.parametrize(
-    ("covariance_type", "needed"), [("full", 2 * 32), ("tied", 32), ("diag", 32), ("spherical", 32)]
+def start_on_sample(monkeypatch, rows, most, **kwargs):
+    """The k-means start from a sample of `most` rows, and whether all rows were read for the moments."""
+    passes, assign = [], initialise._assign
+    monkeypatch.setattr(initialise, "KMEANS_ROWS", most)
+    monkeypatch.setattr(initialise, "_ROWS_PER_COMPONENT", 1)
+    monkeypatch.setattr(initialise, "_assign", lambda *given: passes.append(1) or assign(*given))
+    return start("kmeans", rows, **kwargs).parameters, bool(passes)
+
+
+# Rows of a component that its moments need: 32 for each of 2 features, or 32 for variances and shared matrices.
+every_need = pytest.mark.parametrize(
+    ("covariance_type", "needed"), [("full", 64), ("tied", 32), ("diag", 32), ("spherical", 32)]
 )
-def test_a_cluster_small_in_the_sample_takes_its_moments_of_all_rows(monkeypatch, covariance_type, needed):
-    rows = blobs(3000, k=3)
-    all_rows = [covariance_of(rows[c * 1000 : (c + 1) * 1000], "full") for c in range(3)]
-    for most in (3 * needed + 60, 3 * needed - 3):
-        monkeypatch.setattr(initialise, "KMEANS_ROWS", most)
-        monkeypatch.setattr(initialise, "_ROWS_PER_COMPONENT", 1)
-        passes = []
-        assign = initialise._assign
-        with monkeypatch.context() as patch:
-            patch.setattr(initialise, "_assign", lambda *given: passes.append(1) or assign(*given))
-            found = start("kmeans", rows, covariance_type=covariance_type).parameters
-        if most > 3 * needed:
-            assert not passes and not np.allclose(found.weights, 1 / 3, rtol=1e-9)
-            continue
-        assert passes
-        order = found.means[:, 0].argsort()
-        means = rows.reshape(3, 1000, 2).mean(axis=1)
-        np.testing.assert_allclose(found.weights, 1 / 3, rtol=1e-12)
-        np.testing.assert_allclose(found.means[order], means[means[:, 0].argsort()], rtol=1e-12)
-        if covariance_type == "full":
-            expected = np.stack(all_rows)[means[:, 0].argsort()]
-            np.testing.assert_allclose(found.covariances[order], expected, rtol=1e-10, atol=1e-12)
+
+
+@every_need
+def test_clusters_large_in_the_sample_take_its_moments(monkeypatch, covariance_type, needed):
+    found, all_rows = start_on_sample(monkeypatch, blobs(), 3 * needed + 60, covariance_type=covariance_type)
+    assert not all_rows and not np.allclose(found.weights, 1 / 3, rtol=1e-9)
+
+
+@every_need
+def test_a_cluster_small_in_the_sample_takes_the_moments_of_all_rows(monkeypatch, covariance_type, needed):
+    rows = blobs()
+    found, all_rows = start_on_sample(monkeypatch, rows, 3 * needed - 3, covariance_type=covariance_type)
+    assert all_rows
+    order = found.means[:, 0].argsort()
+    clusters = sorted(rows.reshape(3, 1000, 2), key=lambda cluster: cluster[:, 0].mean())
+    np.testing.assert_allclose(found.weights, 1 / 3, rtol=1e-12)
+    np.testing.assert_allclose(found.means[order], [cluster.mean(axis=0) for cluster in clusters], rtol=1e-12)
+    if covariance_type != "tied":
+        expected = [covariance_of(cluster, covariance_type) for cluster in clusters]
+        np.testing.assert_allclose(found.covariances[order], expected, rtol=1e-10, atol=1e-12)
 
 
 @pytest.mark.parametrize("dtype", [np.float64, np.float32, np.int32])
