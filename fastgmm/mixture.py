@@ -221,9 +221,11 @@ class Mixture:
             return RowsOut(np.empty(0), np.empty((0, self.n_components)), np.empty(0, np.int64), 0)
         source = ArrayRows(rows)
         wanted = {"log_likelihoods": log_likelihoods, "responsibilities": responsibilities, "labels": labels}
-        out = source.map(self._structure.form(self.parameters, single and source.single), **wanted)
+        # Numba takes arrays that cannot be written for another type, and would compile the pass for them as well.
+        parameters = Parameters(*(part.copy() for part in self.parameters))
+        out = source.map(self._structure.form(parameters, single and source.single), **wanted)
         if out.lost:
-            centred = self._structure.centred_form(self.parameters)
+            centred = self._structure.centred_form(parameters)
             out = source.map(centred, **wanted)
             if out.lost:
                 self._repair(source, centred, out)

@@ -117,6 +117,17 @@ def lloyd_pass(rows, centres):
     return members.sum(axis=0), first, distances.min(axis=1)
 
 
+def choose_seeds(rows, first, draws):
+    """Greedy k-means++ from uniform draws (k - 1, trials): indices of the seeds."""
+    seeds = [first]
+    for shares in draws:
+        closest = squared_distances(rows, rows[seeds]).min(axis=1)
+        candidates = np.searchsorted(closest.cumsum(), shares * closest.sum())
+        potentials = [np.minimum(closest, squared_distances(rows, rows[[c]])[:, 0]).sum() for c in candidates]
+        seeds.append(int(candidates[np.argmin(potentials)]))
+    return seeds
+
+
 def tree_sum(vectors):
     """The sum of a list in a binary tree: the largest power of two of them, plus the rest."""
     if len(vectors) == 1:

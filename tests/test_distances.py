@@ -1,66 +1,128 @@
-"""Squared distances and Lloyd passes against the twin."""
+"""Squared distances, Lloyd passes, seeding and moments by label against their twins."""
 
 import numpy as np
 import pytest
 import reference
 from reference import EPS
 
+from fastgmm.kernels import distances as kernels
 from fastgmm.kernels._jit import COMPILED, TILE_ROWS
-from fastgmm.kernels.distances import distances_to, lloyd_pass
-from fastgmm.kernels.forms import pad
 
 DIMENSIONS = range(1, 41) if COMPILED else (1, 4, 6)
 ROWS = (1, 255, 256, 257, 600) if COMPILED else (1, 257)
 
 
-def workspace(centres):
-    padded = pad(centres, -(-centres.shape[1] // 4) * 4)
-    return padded, np.full(padded.shape[1] * TILE_ROWS, np.nan), np.empty(TILE_ROWS)
-
-
-def distances(rows, centres):
-    out = np.full((len(centres), len(rows)), np.nan)
-    distances_to(rows[:, :, None], *workspace(centres), out)
-    return out.T
+def nearest(rows, centres):
+    """Labels and squared distances of the nearest centres."""
+    tiles = kernels.pack(rows)
+    found, labels = np.full((2, len(tiles) * TILE_ROWS), np.nan)
+    kernels.nearest_centres(tiles, kernels.pad_centres(centres), np.empty(2 * TILE_ROWS), found, labels)
+    return labels[: len(rows)], found[: len(rows)]
 
 
 def lloyd(rows, centres):
-    padded, tile, buffer = workspace(centres)
-    counts, first, nearest = np.empty(len(centres)), np.empty_like(padded), np.empty(len(rows))
-    lloyd_pass(rows[:, :, None], padded, tile, buffer, counts, first, nearest)
-    return counts, first[:, : rows.shape[1]], nearest
+    """Counts, moved centres and inertia."""
+    labels, found = nearest(rows, centres)
+    padded, counts = kernels.pad_centres(centres), np.full(len(centres), np.nan)
+    inertia = kernels.move_centres(rows, found, labels, padded, counts, np.full(centres.shape, np.nan))
+    return counts, padded[: len(centres), : rows.shape[1]], inertia
+
+
+def moments(rows, labels, centres, second):
+    weight, first = np.zeros(len(centres)), np.zeros(centres.shape)
+    order = np.argsort(labels, kind="stable")
+    kernels.add_moments(rows, labels, order, centres, np.empty(rows.shape[1]), weight, first, second)
+    return weight, first
+
+
+def seeds(rows, first, draws):
+    tiles = kernels.pack(rows)
+    k, trials = len(draws) + 1, draws.shape[1]
+    closest = np.zeros(len(tiles) * TILE_ROWS)
+    closest[: len(rows)] = np.inf
+    candidates = np.zeros((trials + trials % 2, tiles.shape[1] // TILE_ROWS))
+    nearer, totals = np.full((trials, closest.size), np.nan), np.zeros((trials, len(tiles)))
+    chosen = np.empty(k, np.int64)
+    work = (np.empty(2 * TILE_ROWS), candidates, np.empty(trials, np.int64), nearer, totals)
+    kernels.choose_seeds(tiles, first, draws, *work, closest, chosen)
+    return chosen, closest[: len(rows)]
 
 
 @pytest.mark.parametrize("d", DIMENSIONS)
 def test_distances_in_any_dimension(d):
     random = np.random.default_rng(d)
-    rows, centres = random.normal(size=(ROWS[-1], d)), random.normal(size=(3, d))
-    expected = reference.squared_distances(reference.exact(rows), centres)
+    rows, centres = random.normal(size=(ROWS[-1], d)), random.normal(size=(1, d))
+    expected = reference.squared_distances(reference.exact(rows), centres)[:, 0]
     # Every term is positive, so the error is relative: one rounding each for difference, square and partial sums.
-    assert (np.abs(distances(rows, centres) - expected) <= (d / 4 + 4) * EPS * expected).all()
+    assert (np.abs(nearest(rows, centres)[1] - expected) <= (d / 4 + 4) * EPS * expected).all()
 
 
 @pytest.mark.parametrize("n", ROWS)
 @pytest.mark.parametrize("k", [1, 2, 7])
-def test_a_lloyd_pass(n, k):
+@pytest.mark.parametrize("d", [1, 3, 8])
+def test_a_lloyd_pass(n, k, d):
     random = np.random.default_rng(n + k)
-    rows, centres = random.normal(size=(n, 3)), random.normal(size=(k, 3))
-    counts, first, nearest = lloyd(rows, centres)
+    rows, centres = random.normal(size=(n, d)), random.normal(size=(k, d))
+    counts, moved, inertia = lloyd(rows, centres)
     expected = reference.lloyd_pass(rows, centres)
+    labels, found = nearest(rows, centres)
+    assert np.array_equal(labels, reference.squared_distances(rows, centres).argmin(axis=1))
+    assert np.allclose(found, expected[2], rtol=8 * EPS)
     assert np.array_equal(counts, expected[0])
-    assert np.allclose(first, expected[1], rtol=0, atol=4 * EPS * n)
-    assert np.allclose(nearest, expected[2], rtol=8 * EPS)
+    means = centres + expected[1] / np.maximum(expected[0], 1.0)[:, None]
+    assert np.allclose(moved, means, rtol=0, atol=4 * EPS * n)
+    assert inertia == pytest.approx(expected[2].sum(), rel=n * EPS)
 
 
 def test_a_row_between_two_centres_belongs_to_the_first():
-    counts, _, nearest = lloyd(np.array([[0.0]]), np.array([[3.0], [1.0], [-1.0]]))
-    assert counts.tolist() == [0, 1, 0]
-    assert nearest.tolist() == [1.0]
+    labels, found = nearest(np.array([[0.0]]), np.array([[3.0], [1.0], [-1.0], [1.0]]))
+    assert (labels.tolist(), found.tolist()) == ([1], [1.0])
+    labels, _ = nearest(np.array([[0.0]]), np.array([[-1.0], [1.0]]))
+    assert labels.tolist() == [0]
 
 
 def test_distances_far_from_zero_keep_their_digits():
     # All differences are whole numbers, so every distance is exact.
     random = np.random.default_rng(0)
     rows, centres = random.integers(-9, 9, size=(300, 3)).astype(float), np.array([[1.0, 2.0, 3.0], [-4.0, 0.0, 4.0]])
-    assert np.array_equal(distances(rows + 1e15, centres + 1e15), reference.squared_distances(rows, centres))
-    assert all(map(np.array_equal, lloyd(rows + 1e15, centres + 1e15), reference.lloyd_pass(rows, centres)))
+    far = nearest(rows + 1e15, centres + 1e15)
+    assert all(map(np.array_equal, far, nearest(rows, centres)))
+    assert np.array_equal(far[1], reference.squared_distances(rows, centres).min(axis=1))
+
+
+@pytest.mark.parametrize("d", [1, 2, 5, 16])
+@pytest.mark.parametrize("offset", [0.0, 1e8])
+def test_moments_by_label(d, offset):
+    """Matrices, squares alone, and one matrix for all labels."""
+    k, random = 4, np.random.default_rng(d)
+    rows, centres = random.normal(size=(300, d)) + offset, random.normal(size=(k, d)) + offset
+    labels = random.integers(0, k - 1, size=300).astype(float)  # the last has no row
+    matrices, squares, shared = np.zeros((k, d, d)), np.zeros((k, 1, d)), np.zeros((1, d, d))
+    deviations = rows - centres[labels.astype(int)]
+    members = np.eye(k)[labels.astype(int)]
+    expected = np.tril(np.einsum("ic,ij,il->cjl", members, deviations, deviations))
+    for second in (matrices, squares, shared):
+        weight, first = moments(rows, labels, centres, second)
+        assert np.array_equal(weight, members.sum(axis=0))
+        assert np.allclose(first, members.T @ deviations, rtol=0, atol=1e-12)
+    assert np.allclose(matrices, expected, rtol=1e-13, atol=1e-12)
+    assert np.allclose(squares[:, 0], np.einsum("cjj->cj", expected), rtol=1e-13)
+    assert np.allclose(shared[0], expected.sum(axis=0), rtol=1e-13, atol=1e-12)
+
+
+@pytest.mark.parametrize("n", ROWS[1:])
+@pytest.mark.parametrize(("d", "k", "trials"), [(2, 4, 2), (5, 6, 3), (1, 3, 4), (3, 1, 2)])
+def test_seeds_are_the_twins(n, d, k, trials):
+    random = np.random.default_rng(n + d)
+    rows, draws = random.normal(size=(n, d)), random.uniform(size=(k - 1, trials))
+    chosen, closest = seeds(rows, n // 2, draws)
+    expected = reference.choose_seeds(rows, n // 2, draws)
+    assert chosen.tolist() == expected
+    assert np.allclose(closest, reference.squared_distances(rows, rows[expected]).min(axis=1), rtol=1e-13)
+
+
+def test_seeds_where_every_row_is_one():
+    rows = np.repeat([[0.0, 1.0], [5.0, 5.0]], 4, axis=0)
+    chosen, closest = seeds(rows, 0, np.random.default_rng(0).uniform(size=(4, 2)))
+    assert set(chosen) <= set(range(8)) and {tuple(row) for row in rows[chosen]} == {(0.0, 1.0), (5.0, 5.0)}
+    assert not closest.any()

@@ -31,12 +31,15 @@ def factorise_all(covariances, floors, factors):
 def _maximise(centres, weight, first, second, reg_covar):
     """Everything between two passes in one call: of little data, calls would take longer than the passes."""
     k, d = centres.shape
-    counts = weight + SMALLEST_COUNT
-    weights = counts / counts.sum()
+    counts, weights, total = np.empty(k), np.empty(k), 0.0
+    for c in range(k):
+        counts[c] = weight[c] + SMALLEST_COUNT
+        total += counts[c]
     means, shifts, floors = np.empty((k, d)), np.empty((k, d)), np.empty((k, d))
     covariances, factors = np.empty((k, d, d)), np.empty((k, d, d))
     jumped = False
     for c in range(k):
+        weights[c] = counts[c] / total
         for j in range(d):
             shift = first[c, j] / counts[c]
             mean = centres[c, j] + shift

@@ -1,25 +1,36 @@
 """Where EM starts: k-means, k-means++, random responsibilities, or rows of the data."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from functools import partial
 from types import ModuleType
+from typing import NamedTuple
 
 import numpy as np
 
-from fastgmm.covariance import Parameters, Update
+from fastgmm.covariance import Update
 from fastgmm.covariance.update import move
-from fastgmm.em.engine import maximise
-from fastgmm.kernels._jit import TILE_ROWS, TILE_STRIDE
-from fastgmm.kernels.distances import distances_to, lloyd_pass
-from fastgmm.kernels.forms import pad
+from fastgmm.kernels import distances
+from fastgmm.kernels._jit import TILE_ROWS
 from fastgmm.sources import ArrayRows
 from fastgmm.statistics import Statistics, add
 
-# k-means is found on at most so many rows (or 100 a component): more of them move the centres less than EM does.
-KMEANS_ROWS = 65_536
-_ROWS_PER_COMPONENT = 100
+# k-means is found on a sample of so many rows, or so many a component; EM moves the centres more than further rows
+# would. What that saves pays for several seedings, the best of which beats one on all rows, and so saves EM iterations.
+KMEANS_ROWS = 8192
+_ROWS_PER_COMPONENT = 128
+_SAMPLE_BYTES = 16 * 2**20  # but no more than this
+_SEEDINGS = 8  # and no more than components: of one or two there is little to choose
+_SEEDING_ROWS = 2048
+_SEEDING_ROWS_PER_COMPONENT = 32
+# Lloyd's iterations end when the inertia falls by no more than this share of itself: enough to tell seedings apart,
+# and enough for EM.
+_COARSE, _FINE = 3e-2, 1e-3
 _LLOYD_ITERATIONS = 300
-_LLOYD_TOLERANCE = 1e-4  # of the mean variance of the features, as scikit-learn's KMeans
+# With fewer of its rows in the sample, a component's variances or its covariance matrix come from all rows.
+_ROWS_FOR_VARIANCES = 32
+_ROWS_PER_FEATURE = 32
+_CHUNK_BYTES = 4 * 2**20  # of rows worked on in NumPy, which for a moment takes several times as much
 
 TOO_LARGE = (
     "Squared distances between the rows of X overflow float64. Scale the data, for instance with "
@@ -31,30 +42,27 @@ def start_from_kmeans(
     source: ArrayRows, k: int, structure: ModuleType, reg_covar: float, random: np.random.RandomState
 ) -> Update:
     """Each row wholly in the component of its nearest k-means centre."""
-    rows = _some_rows(source, k, random)
-    centres, inertia = _lloyd(rows, _seed(rows, k, random)[1])
-    if not math.isfinite(inertia):
+    sample = _Sample(_some_rows(source, k, random))
+    found = _kmeans(sample, k, random)
+    if not math.isfinite(found.inertia):
         raise ValueError(TOO_LARGE)
-    # k-means is EM with equal, vanishing variances. So narrow that a row's nearest centre takes it whole, a pass
-    # with the structure's own kernel takes the moments, with no labels in between.
-    spread = math.sqrt(inertia / len(rows)) or float(np.ptp(centres, axis=0).max()) or 1.0
-    sharp = _isotropic_parameters(centres, 1e-8 * spread, structure)
-    return maximise(source, source.reduce(structure.form(sharp)), sharp, structure, reg_covar)
-
-
-def _isotropic_parameters(means: np.ndarray, width: float, structure: ModuleType) -> Parameters:
-    k, d = means.shape
-    shape = structure.covariances_shape(k, d)
-    unit = np.broadcast_to(np.eye(d), shape) if structure.MATRICES else np.ones(shape)
-    return Parameters(np.full(k, 1.0 / k), means, unit * width**2, unit / width)
+    if len(sample.rows) == source.n_rows or found.counts.min() >= _rows_needed(source.n_features, structure):
+        clusters = partial(_cut, sample.rows, found.labels)
+    else:
+        clusters = partial(_assign, source, found.centres)
+    update: Update = structure.maximise(_cluster_moments(clusters, found.centres, structure), reg_covar)
+    if update.jumped:
+        centres = update.parameters.means
+        update = structure.maximise(_cluster_moments(clusters, centres, structure), reg_covar)
+    return update
 
 
 def start_from_seeds(
     source: ArrayRows, k: int, structure: ModuleType, reg_covar: float, random: np.random.RandomState
 ) -> Update:
     """Means on rows picked by k-means++; covariances of `reg_covar` alone, as scikit-learn's."""
-    rows = _some_rows(source, k, random)
-    return start_at_rows(rows[_seed(rows, k, random)[0]], structure, reg_covar)
+    sample = _Sample(_some_rows(source, k, random))
+    return start_at_rows(sample.rows[_seed(sample, k, random)], structure, reg_covar)
 
 
 def start_from_random_rows(
@@ -82,7 +90,8 @@ def start_from_random_responsibilities(
         if start == 0:
             random.set_state(state)
         responsibilities = random.uniform(size=(stop - start, k))
-        return responsibilities / responsibilities.sum(axis=1, keepdims=True)
+        responsibilities /= responsibilities.sum(axis=1, keepdims=True)
+        return responsibilities
 
     return start_from_responsibilities(source, draw, k, structure, reg_covar)
 
@@ -111,8 +120,8 @@ def _moments(
     structure: ModuleType,
 ) -> Statistics:
     total: Statistics | None = None
-    for start, stop, rows in source.blocks():
-        shares = responsibilities(start, stop)
+    for start, rows in _chunks(source, max(centres.shape)):
+        shares = responsibilities(start, start + len(rows))
         first, second = [], []
         for c, centre in enumerate(centres):
             deviations = rows - centre
@@ -125,9 +134,60 @@ def _moments(
     return total
 
 
+def _chunks(source: ArrayRows, width: int) -> Iterator[tuple[int, np.ndarray]]:
+    """All rows as (start, float64 rows) so few at a time that arrays of them `width` wide are small."""
+    for first, _, block in source.blocks():
+        for start, rows in _pieces(block, width):
+            yield first + start, rows
+
+
+def _pieces(rows: np.ndarray, width: int) -> Iterator[tuple[int, np.ndarray]]:
+    size = max(TILE_ROWS, _CHUNK_BYTES // (8 * width))
+    for start in range(0, len(rows), size):
+        yield start, rows[start : start + size]
+
+
+def _cut(rows: np.ndarray, labels: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Labelled rows, some at a time."""
+    for start, piece in _pieces(rows, rows.shape[1]):
+        yield piece, labels[start : start + len(piece)]
+
+
+def _assign(source: ArrayRows, centres: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """All rows, some at a time, and the labels of their nearest centres."""
+    padded = distances.pad_centres(centres)
+    for _, rows in _chunks(source, source.n_features):
+        sample = _Sample(np.array(rows))  # contiguous and writable, as the kernels were compiled for
+        sample.assign(padded)
+        yield sample.rows, sample.labels[: len(rows)]
+
+
+def _rows_needed(features: int, structure: ModuleType) -> int:
+    """Rows of a cluster that give its moments well enough; with fewer, EM needs more iterations."""
+    own_matrix = structure.MATRICES and not structure.SHARED
+    return _ROWS_PER_FEATURE * features if own_matrix else _ROWS_FOR_VARIANCES
+
+
+def _cluster_moments(
+    clusters: Callable[[], Iterator[tuple[np.ndarray, np.ndarray]]], centres: np.ndarray, structure: ModuleType
+) -> Statistics:
+    """Moments about `centres` of the rows with each label."""
+    k, d = centres.shape
+    weight, first, deviation = np.zeros(k), np.zeros((k, d)), np.empty(d)
+    second = np.zeros((1 if structure.SHARED else k, d if structure.MATRICES else 1, d))
+    for rows, labels in clusters():
+        order = labels.astype(np.min_scalar_type(k)).argsort(kind="stable")  # by radix for short integers
+        distances.add_moments(rows, labels, order, centres, deviation, weight, first, second)
+    if not structure.MATRICES:
+        # One row whose squares are a cluster's sums of squares stands for all of its rows.
+        second = np.stack([structure.second_moments(np.sqrt(squares), np.ones(1)) for squares in second])
+    return Statistics(centres, weight, first, second[0] if structure.SHARED else second, 0.0, 0)
+
+
 def _some_rows(source: ArrayRows, k: int, random: np.random.RandomState) -> np.ndarray:
     """All rows, or as many as k-means is worth, drawn without replacement."""
-    most = max(KMEANS_ROWS, _ROWS_PER_COMPONENT * k)
+    affordable = max(_SAMPLE_BYTES // (8 * source.n_features), 2 * k)
+    most = min(max(KMEANS_ROWS, _ROWS_PER_COMPONENT * k), affordable)
     if source.n_rows <= most:
         return source.take(np.arange(source.n_rows))
     # The Generator draws without a permutation of all n rows.
@@ -135,55 +195,83 @@ def _some_rows(source: ArrayRows, k: int, random: np.random.RandomState) -> np.n
     return source.take(np.sort(generator.choice(source.n_rows, size=most, replace=False, shuffle=False)))
 
 
-def _seed(rows: np.ndarray, k: int, random: np.random.RandomState) -> tuple[np.ndarray, np.ndarray]:
-    """Greedy k-means++ (Arthur and Vassilvitskii 2007): indices of the seeds and the seeds, (k,) and (k, d)."""
-    n = len(rows)
+class _Sample:
+    """Rows (n, d), the same in tiles, and working memory: labels and squared distances of theirs."""
+
+    def __init__(self, rows: np.ndarray) -> None:
+        self.rows = rows
+        self.tiles = distances.pack(rows)
+        self.nearest, self.labels = np.empty((2, len(self.tiles) * TILE_ROWS))
+        self.work = np.empty(2 * TILE_ROWS)
+
+    def assign(self, centres: np.ndarray) -> None:
+        """Set every row's label and distance to those of its nearest centre, of `centres` padded."""
+        distances.nearest_centres(self.tiles, centres, self.work, self.nearest, self.labels)
+
+
+class _Clusters(NamedTuple):
+    """What k-means found: centres, the number of rows of each, every row's label, the sum of squared distances."""
+
+    centres: np.ndarray  # (k, d)
+    counts: np.ndarray  # (k,)
+    labels: np.ndarray  # (n,)
+    inertia: float
+
+
+def _kmeans(sample: _Sample, k: int, random: np.random.RandomState) -> _Clusters:
+    """Lloyd's iterations from the best of several seedings on some of the rows."""
+    few = _fewer(sample, k, random)
+    runs = (_lloyd(few, few.rows[_seed(few, k, random)], _COARSE) for _ in range(min(_SEEDINGS, k)))
+    best = min(runs, key=lambda run: run.inertia)
+    return _lloyd(sample, best.centres, _FINE)
+
+
+def _fewer(sample: _Sample, k: int, random: np.random.RandomState) -> _Sample:
+    """As many rows of the sample as seedings need to be told apart."""
+    n, most = len(sample.rows), max(_SEEDING_ROWS, _SEEDING_ROWS_PER_COMPONENT * k)
+    return sample if n <= most else _Sample(sample.rows[random.choice(n, size=most, replace=False)])
+
+
+def _seed(sample: _Sample, k: int, random: np.random.RandomState) -> np.ndarray:
+    """Greedy k-means++ (Arthur and Vassilvitskii 2007): indices of the seeds, (k,)."""
+    n, tiles = len(sample.rows), len(sample.tiles)
     trials = 2 + int(math.log(k))
-    indices = np.empty(k, np.int64)
-    indices[0] = random.randint(n)
-    closest = _distances(rows, rows[indices[:1]])[0]
-    for c in range(1, k):
-        total = np.cumsum(closest)
-        picks = np.searchsorted(total, random.uniform(size=trials) * total[-1])
-        candidates = np.minimum(picks, n - 1)
-        distances = np.minimum(_distances(rows, rows[candidates]), closest)
-        best = int(distances.sum(axis=1).argmin())
-        indices[c] = candidates[best]
-        closest = distances[best]
-    return indices, rows[indices]
+    trials += trials % 2  # as cheap as one fewer
+    closest = np.zeros(tiles * TILE_ROWS)
+    closest[:n] = np.inf
+    seeds = np.empty(k, np.int64)
+    distances.choose_seeds(
+        sample.tiles,
+        random.randint(n),
+        random.uniform(size=(k - 1, trials)),
+        sample.work,
+        np.zeros((trials, sample.tiles.shape[1] // TILE_ROWS)),
+        np.empty(trials, np.int64),
+        np.empty((trials, tiles * TILE_ROWS)),
+        np.zeros((trials, tiles)),
+        closest,
+        seeds,
+    )
+    return seeds
 
 
-def _lloyd(rows: np.ndarray, centres: np.ndarray) -> tuple[np.ndarray, float]:
-    """Lloyd's iterations (1982); returns the centres and the sum of squared distances to the nearest."""
+def _lloyd(sample: _Sample, centres: np.ndarray, tolerance: float) -> _Clusters:
+    """Lloyd's iterations (1982) until the inertia falls by no more than `tolerance` of itself."""
     k, features = centres.shape
-    padded = pad(centres, -(-features // 4) * 4)
-    tile, buffer = np.empty(padded.shape[1] * TILE_STRIDE), np.empty(TILE_ROWS)
-    counts, first, distances = np.empty(k), np.empty_like(padded), np.empty(len(rows))
-    deviations = rows - rows[0]
-    tolerance = _LLOYD_TOLERANCE * float(deviations.var(axis=0).mean())
-    kernel_rows = rows[:, :, None]
+    padded = distances.pad_centres(centres)
+    counts, sums = np.empty(k), np.empty((k, features))
+    n, before = len(sample.rows), math.inf
     for _ in range(_LLOYD_ITERATIONS):
-        lloyd_pass(kernel_rows, padded, tile, buffer, counts, first, distances)
-        shifts = first / np.maximum(counts, 1.0)[:, None]
-        padded += shifts
-        empty = np.flatnonzero(counts == 0)
-        if len(empty):
+        sample.assign(padded)
+        inertia = distances.move_centres(sample.rows, sample.nearest, sample.labels, padded, counts, sums)
+        if counts.min() == 0.0 and 0.0 < inertia < math.inf:
             # A centre nobody is nearest to goes to the row farthest from its own.
-            farthest = np.argsort(distances)[::-1][: len(empty)]
-            padded[empty, :features] = rows[farthest]
-            if distances[farthest[0]] == 0.0:
-                break  # fewer distinct rows than centres
-        elif (shifts**2).sum() <= tolerance:
+            empty = np.flatnonzero(counts == 0.0)
+            padded[empty, :features] = sample.rows[np.argsort(sample.nearest[:n])[::-1][: len(empty)]]
+        elif not inertia < (1.0 - tolerance) * before:
             break
-    return padded[:, :features].copy(), float(distances.sum())
-
-
-def _distances(rows: np.ndarray, centres: np.ndarray) -> np.ndarray:
-    """Squared distances, shape (len(centres), len(rows))."""
-    padded = pad(centres, -(-centres.shape[1] // 4) * 4)
-    out = np.empty((len(centres), len(rows)))
-    distances_to(rows[:, :, None], padded, np.empty(padded.shape[1] * TILE_STRIDE), np.empty(TILE_ROWS), out)
-    return out
+        before = inertia
+    return _Clusters(padded[:k, :features].copy(), counts, sample.labels[:n].copy(), inertia)
 
 
 STARTS = {

@@ -131,12 +131,18 @@ def _njit(function: Callable[..., Any], *signatures: Any, **options: Any) -> Any
         config.CACHE_DIR = before
 
 
-def kernel(function: Callable[..., Any] | None = None, *, flags: frozenset[str] = ELEMENTWISE) -> Any:
-    """Compile a serial kernel; `flags` names what the compiler may do to floating-point arithmetic."""
+def kernel(
+    function: Callable[..., Any] | None = None, *, flags: frozenset[str] = ELEMENTWISE, inline: bool = False
+) -> Any:
+    """Compile a serial kernel; `flags` names what the compiler may do to floating-point arithmetic.
+
+    A large body with a single caller is best compiled as a part of it, `inline`: on its own it would be optimised
+    once more at every level above. With several callers that makes compiling slower.
+    """
     if function is None:
-        return functools.partial(kernel, flags=flags)
-    compiled = _njit(function, fastmath=set(flags))
-    if COMPILED:
+        return functools.partial(kernel, flags=flags, inline=inline)
+    compiled = _njit(function, fastmath=set(flags), inline="always" if inline else "never")
+    if COMPILED and not inline:
         twin = _Callee(function, flags)
         compiled.get_call_template = twin.get_call_template
         compiled.get_overload = twin.get_overload

@@ -1,63 +1,193 @@
-"""Squared distances of rows to centres: k-means++ seeding and Lloyd's iterations."""
+"""Squared distances of rows to centres: k-means++ seeding and Lloyd's passes over a sample of the rows.
+
+A sample is read many times, so it is packed once into tiles, shape (tiles, d * b): feature by feature, zeros beyond
+the last row and feature. Centres are taken two at a time, four features at a time, and padded to that.
+"""
 
 import numpy as np
 
-from fastgmm.kernels._jit import TILE_ROWS, TILE_STRIDE, kernel
-from fastgmm.kernels.tiles import load_tile, squared_distances
+from fastgmm.kernels._jit import SUMS, TILE_ROWS, kernel
 
 # n rows, d features (padded to a multiple of 4), k centres, b = TILE_ROWS rows in a tile
 
 
-@kernel
-def distances_to(rows, centres, tile, buffer, out):
-    """out[c, i] = |x_i - centre_c|²; `rows` as `tiles.load_tile` takes them, centres (k, d) padded with zeros."""
-    n = rows.shape[0]
+def pack(rows: np.ndarray) -> np.ndarray:
+    """Rows (n, d) as tiles."""
+    n, d = rows.shape
+    tiles = np.zeros((-(-n // TILE_ROWS), -(-d // 4) * 4, TILE_ROWS))
+    whole = n // TILE_ROWS
+    tiles[:whole, :d] = rows[: whole * TILE_ROWS].reshape(whole, TILE_ROWS, d).swapaxes(1, 2)
+    if whole < len(tiles):
+        tiles[whole, :d, : n - whole * TILE_ROWS] = rows[whole * TILE_ROWS :].T
+    return tiles.reshape(len(tiles), -1)
+
+
+def pad_centres(centres: np.ndarray) -> np.ndarray:
+    """Centres (k, d) padded; one more to make them even is infinitely far, nearest to no row."""
     k, d = centres.shape
-    origin = np.zeros(d)
-    tile[:] = 0.0
-    for start in range(0, n, TILE_ROWS):
-        count = min(TILE_ROWS, n - start)
-        load_tile(rows, start, count, origin, tile)
-        for c in range(k):
-            squared_distances(tile, centres[c], d, buffer)
-            for i in range(count):
-                out[c, start + i] = buffer[i]
+    padded = np.zeros((k + k % 2, -(-d // 4) * 4))
+    padded[:k, :d] = centres
+    padded[k:] = np.inf
+    return padded
 
 
 @kernel
-def _keep_nearer(distance, c, nearest, labels):
+def _add_squares(x, centres, j, out):
+    """Add the part that features j..j + 3, x, have in the squared distances to two centres."""
+    a0, a1, a2, a3 = centres[0, j], centres[0, j + 1], centres[0, j + 2], centres[0, j + 3]
+    b0, b1, b2, b3 = centres[1, j], centres[1, j + 1], centres[1, j + 2], centres[1, j + 3]
     for i in range(TILE_ROWS):
-        nearer = distance[i] < nearest[i]
-        labels[i] = c if nearer else labels[i]
-        nearest[i] = distance[i] if nearer else nearest[i]
+        x0 = x[i]
+        x1 = x[TILE_ROWS + i]
+        x2 = x[2 * TILE_ROWS + i]
+        x3 = x[3 * TILE_ROWS + i]
+        u0, u1, u2, u3 = x0 - a0, x1 - a1, x2 - a2, x3 - a3
+        v0, v1, v2, v3 = x0 - b0, x1 - b1, x2 - b2, x3 - b3
+        out[i] += (u0 * u0 + u1 * u1) + (u2 * u2 + u3 * u3)
+        out[TILE_ROWS + i] += (v0 * v0 + v1 * v1) + (v2 * v2 + v3 * v3)
 
 
 @kernel
-def lloyd_pass(rows, centres, tile, buffer, counts, first, distances):
-    """Assign every row to its nearest centre.
+def two_distances(tile, centres, out):
+    """out[q * b + i] = |x_i - centre_q|² for the first two centres."""
+    for i in range(2 * TILE_ROWS):
+        out[i] = 0.0
+    for j in range(0, centres.shape[1], 4):
+        _add_squares(tile[j * TILE_ROWS :], centres, j, out)
 
-    Sets counts (k,), the assigned rows' sums of differences from their centre, first (k, d), and every row's squared
-    distance, distances (n,).
+
+@kernel
+def _keep_nearest(distances, first, nearest, labels):
+    """Give every row the nearer of two more centres, first and first + 1, if it is nearer than those before."""
+    for i in range(TILE_ROWS):
+        before, one, two = nearest[i], distances[i], distances[TILE_ROWS + i]
+        near = min(one, two)
+        label = first if one <= two else first + 1.0
+        labels[i] = label if near < before else labels[i]
+        nearest[i] = near if near < before else before
+
+
+@kernel
+def nearest_centres(tiles, centres, distances, nearest, labels):
+    """Set every row's nearest centre and the squared distance to it, labels and nearest (tiles * b).
+
+    `distances` is working memory of 2 b. Labels are float64, so that a row's two answers have one width.
     """
-    n = rows.shape[0]
-    k, d = centres.shape
-    labels = np.zeros(TILE_ROWS)
-    nearest = np.empty(TILE_ROWS)
-    origin = np.zeros(d)
-    tile[:] = 0.0
-    counts[:] = 0.0
-    first[:] = 0.0
-    for start in range(0, n, TILE_ROWS):
-        count = min(TILE_ROWS, n - start)
-        load_tile(rows, start, count, origin, tile)
-        nearest[:] = np.inf
-        labels[:] = 0.0
-        for c in range(k):
-            squared_distances(tile, centres[c], d, buffer)
-            _keep_nearer(buffer, float(c), nearest, labels)
-        for i in range(count):
-            c = int(labels[i])
-            counts[c] += 1.0
-            distances[start + i] = nearest[i]
+    for t in range(tiles.shape[0]):
+        near, label = nearest[t * TILE_ROWS :], labels[t * TILE_ROWS :]
+        for i in range(TILE_ROWS):
+            near[i] = np.inf
+            label[i] = 0.0
+        for c in range(0, centres.shape[0], 2):
+            two_distances(tiles[t], centres[c:], distances)
+            _keep_nearest(distances, float(c), near, label)
+
+
+@kernel
+def move_centres(rows, nearest, labels, centres, counts, sums):
+    """Move each centre to the mean of its rows; return the sum of `nearest`, the inertia.
+
+    Sets also counts (k,); sums (k, d unpadded) is working memory. A centre of no row stays.
+    """
+    k, d = sums.shape
+    for c in range(k):
+        counts[c] = 0.0
+        for j in range(d):
+            sums[c, j] = 0.0
+    inertia = 0.0
+    for i in range(rows.shape[0]):
+        c = int(labels[i])
+        inertia += nearest[i]
+        counts[c] += 1.0
+        for j in range(d):
+            sums[c, j] += rows[i, j] - centres[c, j]
+    for c in range(k):
+        for j in range(d):
+            centres[c, j] += sums[c, j] / max(counts[c], 1.0)
+    return inertia
+
+
+@kernel
+def add_moments(rows, labels, order, centres, deviation, weight, first, second):
+    """Add to the labels' weight (k,), first (k, d) and second moments about `centres` (k, d), row by row in `order`.
+
+    `second` has shape (k, d, d), of which the lower triangle is set, or (k, 1, d) for squares alone; with a leading 1
+    instead of k all labels share one. `deviation` (d,) is working memory. In order of the labels a matrix stays in
+    the cache. No BLAS: where another program holds the cores its threads cost more than such small products.
+    """
+    d = rows.shape[1]
+    for i in order:
+        c = int(labels[i])
+        g = c % second.shape[0]
+        weight[c] += 1.0
+        for j in range(d):
+            deviation[j] = rows[i, j] - centres[c, j]
+            first[c, j] += deviation[j]
+        if second.shape[1] < d:
             for j in range(d):
-                first[c, j] += tile[j * TILE_STRIDE + i] - centres[c, j]
+                second[g, 0, j] += deviation[j] * deviation[j]
+        else:
+            for j in range(d):
+                for m in range(j + 1):
+                    second[g, j, m] += deviation[j] * deviation[m]
+
+
+@kernel(flags=SUMS)
+def _keep_nearer(distances, closest, nearer):
+    """nearer = min(distances, closest); returns its sum."""
+    total = 0.0
+    for i in range(TILE_ROWS):
+        near = min(distances[i], closest[i])
+        nearer[i] = near
+        total += near
+    return total
+
+
+@kernel
+def _draw(weights, target):
+    """The index at which the running sum of weights reaches the target, and what of it was then left."""
+    last = 0
+    for i in range(weights.size):
+        if weights[i] >= target:
+            return i, target
+        if weights[i] > 0.0:
+            last = i
+        target -= weights[i]
+    return last, target  # rounding kept the sum below the target
+
+
+@kernel
+def choose_seeds(tiles, first, draws, distances, candidates, picks, nearer, totals, closest, seeds):
+    """Greedy k-means++: set `seeds` (k,) to indices of rows, the first of them given.
+
+    `draws` (k - 1, trials) are uniform on [0, 1); `closest` (tiles * b), the squared distance to the closest seed, is
+    infinite for every row, and zero beyond the last. Working memory: distances (2 b), candidates (trials made even,
+    d), picks (trials,) integers, nearer (trials, tiles * b), totals (trials, tiles); candidates and totals are zeros.
+    """
+    best, least = 0, 0.0
+    for c in range(seeds.size):
+        trials = draws.shape[1] if c > 0 else 1
+        for q in range(trials):
+            picks[q] = first
+            if c > 0:
+                t, left = _draw(totals[best], draws[c - 1, q] * least)
+                offset = t * TILE_ROWS
+                picks[q] = offset + _draw(closest[offset : offset + TILE_ROWS], left)[0]
+            for j in range(candidates.shape[1]):
+                candidates[q, j] = tiles[picks[q] // TILE_ROWS, j * TILE_ROWS + picks[q] % TILE_ROWS]
+        for t in range(tiles.shape[0]):
+            offset = t * TILE_ROWS
+            for q in range(trials):
+                if q % 2 == 0:
+                    two_distances(tiles[t], candidates[q:], distances)
+                totals[q, t] = _keep_nearer(distances[q % 2 * TILE_ROWS :], closest[offset:], nearer[q, offset:])
+        best, least = 0, np.inf
+        for q in range(trials):
+            total = 0.0
+            for t in range(tiles.shape[0]):
+                total += totals[q, t]
+            if total < least:
+                best, least = q, total
+        seeds[c] = picks[best]
+        for i in range(closest.size):
+            closest[i] = nearer[best, i]

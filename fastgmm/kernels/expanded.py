@@ -240,7 +240,7 @@ def _(form: ExpandedIsotropic) -> int:
 
 
 def _centres(form: Any) -> np.ndarray:
-    return np.broadcast_to(form.reference, form.means.shape)
+    return np.tile(form.reference, (len(form.means), 1))
 
 
 @lru_cache(maxsize=32)

@@ -14,7 +14,7 @@ from fastgmm.kernels.tiles import count_lost, exponentiate, load_tile, load_weig
 # n rows, d features (padded), k components, b = TILE_ROWS rows in a tile
 
 
-@kernel
+@kernel(inline=True)
 def _cut(scratch, k):
     """Cut scratch into four vectors, log-densities (k * b), and a tile with the form's working memory."""
     densities, tile = 4 * TILE_STRIDE, (4 + k) * TILE_STRIDE
@@ -47,7 +47,7 @@ def _add(values, out):
         out[j] += values[j]
 
 
-@kernel
+@kernel(inline=True)
 def _range_sums(rows, row_weights, form, centres, start, stop, scratch, sums):
     """Set `sums` to the statistics of rows[start:stop]."""
     k, d = form.means.shape
@@ -67,7 +67,7 @@ def _range_sums(rows, row_weights, form, centres, start, stop, scratch, sums):
         accumulate(form, tile, densities, total, weights, centres, sums)
 
 
-@kernel
+@kernel(inline=True)
 def statistics_span(rows, row_weights, form, centres, first, last, scratch, levels, sums):
     """Set `sums` to the statistics of the ranges first..last, added in a binary tree.
 
@@ -110,7 +110,7 @@ def statistics_parallel(share, rows, row_weights, form, centres, ranges, span, s
         share(np.int64(worker), rows, row_weights, form, centres, ranges, span, scratch, levels, sums)
 
 
-@kernel
+@kernel(inline=True)
 def _write_labels(densities, k, labels, first, count):
     """labels = the component of the largest density, the first of equals."""
     for i in range(count):
@@ -121,7 +121,7 @@ def _write_labels(densities, k, labels, first, count):
         labels[first + i] = best
 
 
-@kernel
+@kernel(inline=True)
 def rows_span(rows, form, first, last, scratch, log_likelihoods, responsibilities, labels, lost):
     """Write what is asked of the ranges first..last: outputs of length 0 are not wanted. Counts rows lost.
 
