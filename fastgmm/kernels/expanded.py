@@ -96,7 +96,7 @@ def _fill(value, out):
         out[i] = value
 
 
-@kernel
+@kernel(inline=True)
 def _finish_densities(form, count, tile, out):
     """Append a feature of ones, whose moment is the weight, and multiply by the coefficients."""
     k = form.means.shape[0]
@@ -146,7 +146,7 @@ def _log_densities_isotropic(form, tile, out):
     _finish_densities(form, d + 1, tile, out)
 
 
-@kernel
+@kernel(inline=True)
 def _accumulate_features(tile, values, k, count, total, weights, sums):
     """Add the moments of the first `count` features and, as one more, of the ones."""
     divide(weights, total, total)

@@ -215,13 +215,13 @@ def next_height(left):
     return min(left, 2)
 
 
-@kernel
+@kernel(inline=True)
 def _next_rows(left):
     # 5 is 3 + 2: a single row leaves the adders waiting for each other.
     return 3 if left == 5 else min(left, 4)
 
 
-@kernel
+@kernel(inline=True)
 def _next_columns(left):
     return 2 if left == 4 else min(left, 3)
 
@@ -261,7 +261,7 @@ def add_squares(factor, x, size, out):
             r += height
 
 
-@kernel
+@kernel(inline=True)
 def _add_block(rows, columns, a, b, out, stride):
     if rows == 4:
         if columns == 3:

@@ -43,7 +43,7 @@ def load_weights(row_weights, start, count, weights):
         weights[i] = 0.0
 
 
-@kernel
+@kernel(inline=True)
 def _exponentiate_one(densities, largest, total):
     for i in range(TILE_ROWS):
         e = _exp(densities[i] - largest[i])
@@ -51,7 +51,7 @@ def _exponentiate_one(densities, largest, total):
         total[i] += e
 
 
-@kernel
+@kernel(inline=True)
 def _exponentiate_two(densities, largest, total):
     # Two at a time share the loads of the polynomial's coefficients, of which there are more than registers.
     for i in range(TILE_ROWS):
@@ -62,7 +62,7 @@ def _exponentiate_two(densities, largest, total):
         total[i] += d + e
 
 
-@kernel
+@kernel(inline=True)
 def _exponentiate_pair(densities, largest, total):
     # Of two components the larger has exp(0) = 1, which need not be computed.
     one = densities.dtype.type(1.0)
@@ -119,7 +119,7 @@ def _weighted_sum(largest, total, weights):
     return result
 
 
-@kernel
+@kernel(inline=True)
 def _log_product(total, count, products):
     """Σ_i log total_i of the first `count` rows, by one logarithm for several of them."""
     one = total.dtype.type(1.0)
@@ -136,7 +136,7 @@ def _log_product(total, count, products):
     return result
 
 
-@kernel
+@kernel(inline=True)
 def sum_log_likelihoods(largest, total, weights, weighted, count, work):
     """Σ_i weight_i log p(x_i) of a tile from what `exponentiate` left; without weights, of its first `count` rows."""
     if weighted:
