@@ -65,7 +65,11 @@ def maximise(statistics: Statistics, reg_covar: float) -> Update:
 
 def form(parameters: Parameters, single: bool = False) -> Any:
     """The kernels' parameters for these: expanded where that is safe, in float32 if the rows are and it suffices."""
-    return expanded.full(*parameters, single) or centred_form(parameters)
+    return (
+        expanded.full(*parameters, single)
+        or (single and centred.single_triangular(*parameters))
+        or centred_form(parameters)
+    )
 
 
 def centred_form(parameters: Parameters) -> Any:

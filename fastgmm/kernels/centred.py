@@ -17,28 +17,33 @@ from fastgmm.kernels._jit import SUMS, TILE_ROWS, TILE_STRIDE, kernel
 from fastgmm.kernels.forms import (
     HEAD,
     Moments,
+    about_reference,
     accumulate,
     cut_moments,
     log_densities,
     make_log_constants,
     n_moments,
     pad,
+    triangular_spread,
     working_features,
 )
-from fastgmm.kernels.products import add_products, add_squares, multiply, pack_rows, pack_triangle
+from fastgmm.kernels.products import add_centred_squares, add_products, multiply, pack_rows, pack_triangle
 from fastgmm.kernels.tiles import (
     centre_and_weigh,
+    clear,
     divide,
     scale,
     scale_and_shift,
     scale_components,
     squared_distances,
-    subtract_centre,
     subtract_multiple,
 )
 
 # Dimensions that are compile-time constants: with so few features all moments of a component fit in the registers.
 SMALL_SIZES = (1, 2, 3, 4)
+# Largest spread (see `forms.triangular_spread`) for float32 tiles: the distance y of a row has an error of some
+# eps * sqrt(spread), 1e-4, as the rows themselves are rounded to float32 about the reference.
+LARGEST_SINGLE_SPREAD = 1e6
 _HALF_LOG_2_PI = 0.5 * math.log(2 * math.pi)
 # Rows of the lower triangle of second moments that are weighed at a time: they stay in the first-level cache.
 _ROWS = 4
@@ -190,14 +195,11 @@ def _accumulate_small(form, tile, values, total, weights, centres, sums):
 @kernel
 def _log_densities_blocked(form, tile, out):
     k, d = form.means.shape
-    deviations = tile[d * TILE_STRIDE :]
     for c in range(k):
-        density = out[c * TILE_STRIDE :]
-        for i in range(TILE_ROWS):
-            density[i] = 0.0
-        subtract_centre(tile, form.means[c], d, deviations)
-        add_squares(form.factors[c], deviations, d, density)
-        scale_and_shift(density, -0.5, form.log_constants[c])
+        clear(out[c * TILE_STRIDE :])
+    add_centred_squares(form.factors, form.means, tile, tile[d * TILE_STRIDE :], out)
+    for c in range(k):
+        scale_and_shift(out[c * TILE_STRIDE :], -0.5, form.log_constants[c])
 
 
 @kernel
@@ -310,8 +312,7 @@ def _log_densities_diagonal(form, tile, out):
     k, d = form.means.shape
     for c in range(k):
         density = out[c * TILE_STRIDE :]
-        for i in range(TILE_ROWS):
-            density[i] = 0.0
+        clear(density)
         for j in range(0, d, 4):
             _four_scaled_squares(tile[j * TILE_STRIDE :], form.means[c, j:], form.scales[c, j:], density)
         scale_and_shift(density, -0.5, form.log_constants[c])
@@ -462,12 +463,18 @@ def _absolute(form: Any, centres: np.ndarray, features: int) -> np.ndarray:
     return (centres + form.reference)[:, :features]
 
 
-@cut_moments.register(SmallTriangular)
-@cut_moments.register(BlockedTriangular)
-def _(form: Any, sums: np.ndarray, centres: np.ndarray, features: int) -> Moments:
+@cut_moments.register
+def _(form: SmallTriangular, sums: np.ndarray, centres: np.ndarray, features: int) -> Moments:
     k, d = form.means.shape
     weight, first, rest = _cut_weight_and_first(form, sums, features)
-    return Moments(centres, weight, first, rest.reshape(k, d, d))
+    return Moments(centres, weight, first, rest.reshape(k, d, d))  # the reference is zero
+
+
+@cut_moments.register
+def _(form: BlockedTriangular, sums: np.ndarray, centres: np.ndarray, features: int) -> Moments:
+    k, d = form.means.shape
+    weight, first, rest = _cut_weight_and_first(form, sums, features)
+    return Moments(_absolute(form, centres, features), weight, first, rest.reshape(k, d, d))
 
 
 @cut_moments.register
@@ -548,6 +555,18 @@ def triangular(weights: np.ndarray, means: np.ndarray, factors: np.ndarray) -> S
     if d <= SMALL_SIZES[-1]:
         return SmallTriangular(log_constants, means, np.zeros(d), factors.reshape(k, d * d), _size(d))
     return BlockedTriangular(log_constants, means, np.zeros(d), pack_factors(factors))
+
+
+def single_triangular(
+    weights: np.ndarray, means: np.ndarray, covariances: np.ndarray, factors: np.ndarray
+) -> BlockedTriangular | None:
+    """The same for float32 tiles, read about a reference amid the means; None where that is too coarse."""
+    reference, centred = about_reference(weights, means)
+    if means.shape[1] <= SMALL_SIZES[-1] or triangular_spread(factors, covariances, centred) > LARGEST_SINGLE_SPREAD:
+        return None
+    log_constants = triangular_log_constants(weights, factors)
+    parts = (log_constants, centred, reference, pack_factors(factors))
+    return BlockedTriangular(*(part if part is reference else part.astype(np.float32) for part in parts))
 
 
 def shared_triangular(weights: np.ndarray, means: np.ndarray, factor: np.ndarray) -> SharedTriangular:

@@ -7,7 +7,7 @@ responsibilities times the same features:
 
 with φ(x) = x and, of x xᵀ, what the structure needs. It costs nothing to centre, to weigh or to square a row once
 per component. What it costs is digits: x xᵀ is as large as the spread of the means is wide, and the difference that
-counts as small as a component is narrow. `spread` says how many digits; see there.
+counts as small as a component is narrow. The spread, `forms.triangular_spread` and its like, says how many digits.
 """
 
 from functools import lru_cache
@@ -20,15 +20,17 @@ from fastgmm.kernels.centred import SMALL_SIZES, triangular_log_constants
 from fastgmm.kernels.forms import (
     HEAD,
     Moments,
+    about_reference,
     accumulate,
     cut_moments,
     log_densities,
     make_log_constants,
     n_moments,
+    triangular_spread,
     working_features,
 )
 from fastgmm.kernels.products import add_products, add_squares, multiply, pack_rows, pack_triangle
-from fastgmm.kernels.tiles import divide, scale
+from fastgmm.kernels.tiles import clear, divide, scale
 
 # Beyond so many features, the products of pairs outgrow the second-level cache and centring is cheap beside them.
 LARGEST_FULL = 16
@@ -121,7 +123,7 @@ def _log_densities_full(form, tile, out):
 def _log_densities_tied(form, tile, out):
     d = form.means.shape[1]
     square = tile[d * TILE_STRIDE :]
-    _fill(0.0, square)
+    clear(square)
     add_squares(form.factor, tile, d, square)
     _finish_densities(form, d + 1, tile, out)
 
@@ -140,7 +142,7 @@ def _log_densities_diagonal(form, tile, out):
 def _log_densities_isotropic(form, tile, out):
     d = form.means.shape[1]
     square = tile[d * TILE_STRIDE :]
-    _fill(0.0, square)
+    clear(square)
     for j in range(d):
         _add_square(tile[j * TILE_STRIDE :], square)
     _finish_densities(form, d + 1, tile, out)
@@ -321,12 +323,6 @@ def _choose_type(spread: float, single: bool) -> np.dtype | None:
     return next((dtype for dtype in types if spread <= LARGEST_SPREAD[dtype]), None)
 
 
-def _about_reference(weights: np.ndarray, means: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The mean of the mixture and the means about it."""
-    reference = means[0] + weights @ (means - means[0]) / weights.sum()
-    return reference, means - reference
-
-
 def _fields(
     dtype: np.dtype, constants: np.ndarray, means: np.ndarray, reference: np.ndarray, coefficients: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
@@ -346,10 +342,8 @@ def full(
     k, d = means.shape
     if not SMALL_SIZES[-1] < d <= LARGEST_FULL or k < FEWEST_COMPONENTS:
         return None
-    reference, centred = _about_reference(weights, means)
-    # Σ_rj F_rj² E[x_j²] with x about the reference: the size of the terms whose sum is the squared distance.
-    sizes = np.einsum("cjj->cj", covariances) + centred**2
-    dtype = _choose_type(np.einsum("crj,cj->c", factors**2, sizes).max(), single)
+    reference, centred = about_reference(weights, means)
+    dtype = _choose_type(triangular_spread(factors, covariances, centred), single)
     if dtype is None:
         return None
     constants = triangular_log_constants(weights, factors)
@@ -363,7 +357,7 @@ def tied(
 ) -> ExpandedTied | None:
     """Form for one factor (d, d) shared by all components; None where centring is needed."""
     k, d = means.shape
-    reference, centred = _about_reference(weights, means)
+    reference, centred = about_reference(weights, means)
     sizes = np.diag(covariance) + (centred**2).max(axis=0)
     dtype = _choose_type((factor**2 @ sizes).sum(), single)
     if dtype is None:
@@ -380,7 +374,7 @@ def diagonal(
     weights: np.ndarray, means: np.ndarray, variances: np.ndarray, scales: np.ndarray, single: bool
 ) -> ExpandedDiagonal | None:
     """Form for the reciprocal standard deviations (k, d); None where centring is needed."""
-    reference, centred = _about_reference(weights, means)
+    reference, centred = about_reference(weights, means)
     precisions = scales**2
     dtype = _choose_type((precisions * (variances + centred**2)).sum(axis=1).max(), single)
     if dtype is None:
@@ -396,7 +390,7 @@ def isotropic(
 ) -> ExpandedIsotropic | None:
     """Form for one reciprocal standard deviation (k,) per component; None where centring is needed."""
     d = means.shape[1]
-    reference, centred = _about_reference(weights, means)
+    reference, centred = about_reference(weights, means)
     precisions = scales**2
     squares = (centred**2).sum(axis=1)
     dtype = _choose_type((precisions * (d * variances + squares)).max(), single)

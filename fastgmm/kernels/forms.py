@@ -86,3 +86,18 @@ def make_log_constants(weights: np.ndarray, log_determinants: Any, features: int
     """log w + log |F| - d/2 log 2π; a component without weight has density 0."""
     with np.errstate(divide="ignore"):
         return np.log(weights) + log_determinants - 0.5 * features * math.log(2 * math.pi)
+
+
+def about_reference(weights: np.ndarray, means: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The mean of the mixture (d,) and the means about it."""
+    reference = means[0] + weights @ (means - means[0]) / weights.sum()
+    return reference, means - reference
+
+
+def triangular_spread(factors: np.ndarray, covariances: np.ndarray, centred: np.ndarray) -> float:
+    """How much larger the terms are that are added than their sum, for means `centred` about a reference.
+
+    Σ_rj F_rj² E[x_j²] with x about the reference: the squared distance F (x - μ) but for all cancellation.
+    """
+    sizes = np.einsum("cjj->cj", covariances) + centred**2
+    return float(np.einsum("crj,cj->c", factors**2, sizes).max())

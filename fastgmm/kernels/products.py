@@ -6,7 +6,7 @@ processor where such a loop gives 20 to 30. Each micro-kernel is a Python functi
 beside it the same written in LLVM's language.
 
     multiply        out = A x + initial      densities from features, coefficients A packed by `pack_rows`
-    add_squares     out += |F x|²            F lower triangular, packed by `pack_triangle`
+    add_squares     out += |F x|²            F lower triangular, packed by `pack_triangle`; also about means
     add_products    out += a bᵀ              sums over the rows of a tile
 """
 
@@ -173,6 +173,26 @@ def _make_square_strip(height: int) -> Any:
     return intrinsic(typed) if COMPILED else square_strip
 
 
+def _make_subtract_strip() -> Any:
+    def subtract_strip(x, centre, count, out):
+        """out[p] = x[p] - centre[p] on one strip of `count` features."""
+        strip = STRIP_BYTES // x.itemsize
+        _strip(out, count, strip)[:] = _strip(x, count, strip) - centre[:count, None]
+
+    def emit(e, x, centre, count, out):
+        with cgutils.for_range(e.builder, count) as loop:
+            at = e.builder.mul(loop.index, _INDEX(TILE_STRIDE))
+            middle = e.broadcast(centre, loop.index)
+            for v in range(_VECTORS):
+                where = e.builder.add(at, _INDEX(v * e.lanes))
+                e.store(e.builder.fsub(e.load(x, where), middle), out, where)
+
+    def typed(typing_context, x, centre, count, out):
+        return _typed(emit, x, centre, count, out)
+
+    return intrinsic(typed) if COMPILED else subtract_strip
+
+
 def _make_add_block(rows: int, columns: int) -> Any:
     def add_block(a, b, out, stride):
         """out[r * stride + c] += Σ_i a[r, i] b[c, i] for a fixed number of rows and columns."""
@@ -201,6 +221,7 @@ def _make_add_block(rows: int, columns: int) -> Any:
 
 _multiply_1, _multiply_2, _multiply_3 = (_make_multiply_strip(height) for height in (1, 2, 3))
 _square_1, _square_2, _square_3 = (_make_square_strip(height) for height in (1, 2, 3))
+_subtract_strip = _make_subtract_strip()
 _add_1x1, _add_1x2, _add_1x3 = (_make_add_block(1, columns) for columns in (1, 2, 3))
 _add_2x1, _add_2x2, _add_2x3 = (_make_add_block(2, columns) for columns in (1, 2, 3))
 _add_3x1, _add_3x2, _add_3x3 = (_make_add_block(3, columns) for columns in (1, 2, 3))
@@ -244,21 +265,39 @@ def multiply(coefficients, initial, x, rows, count, out):
 
 
 @kernel
+def _add_squares_of_strip(factor, x, size, out):
+    at = r = 0
+    while r < size:
+        height = next_height(size - r)
+        count = r + height
+        if height == 3:
+            _square_3(factor[at:], x, count, out)
+        elif height == 2:
+            _square_2(factor[at:], x, count, out)
+        else:
+            _square_1(factor[at:], x, count, out)
+        at += height * count
+        r += height
+
+
+@kernel
 def add_squares(factor, x, size, out):
     """out[i] += |F x_i|² for feature-major x (size, b); F lower triangular, from `pack_triangle`."""
     for i in range(0, TILE_ROWS, STRIP_BYTES // x.itemsize):
-        at = r = 0
-        while r < size:
-            height = next_height(size - r)
-            count = r + height
-            if height == 3:
-                _square_3(factor[at:], x[i:], count, out[i:])
-            elif height == 2:
-                _square_2(factor[at:], x[i:], count, out[i:])
-            else:
-                _square_1(factor[at:], x[i:], count, out[i:])
-            at += height * count
-            r += height
+        _add_squares_of_strip(factor, x[i:], size, out[i:])
+
+
+@kernel
+def add_centred_squares(factors, means, x, work, out):
+    """out[c, i] += |F_c (x_i - mean_c)|² for factors (k, packed), means (k, d); `work` holds a strip of d features.
+
+    A strip of rows stays in the first-level cache while all components take their distances from it.
+    """
+    k, size = means.shape
+    for i in range(0, TILE_ROWS, STRIP_BYTES // x.itemsize):
+        for c in range(k):
+            _subtract_strip(x[i:], means[c], size, work)
+            _add_squares_of_strip(factors[c], work, size, out[c * TILE_STRIDE + i :])
 
 
 @kernel(inline=True)

@@ -202,13 +202,10 @@ def scale_components(densities, k, factors, weight):
 
 
 @kernel
-def subtract_centre(tile, centre, features, out):
-    """out = tile - centre, feature by feature."""
-    for j in range(features):
-        offset = j * TILE_STRIDE
-        m = centre[j]
-        for i in range(TILE_ROWS):
-            out[offset + i] = tile[offset + i] - m
+def clear(values):
+    """values = 0."""
+    for i in range(TILE_ROWS):
+        values[i] = 0.0
 
 
 @kernel(flags=SUMS)
@@ -239,7 +236,6 @@ def _four_squares(x, mean, out):
 @kernel
 def squared_distances(tile, mean, features, out):
     """out[i] = |x_i - mean|² for a tile whose features are a multiple of four."""
-    for i in range(TILE_ROWS):
-        out[i] = 0.0
+    clear(out)
     for j in range(0, features, 4):
         _four_squares(tile[j * TILE_STRIDE :], mean[j:], out)
