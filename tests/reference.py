@@ -7,6 +7,7 @@ with `np.longdouble` rows it is the exact answer that rounding is measured again
 import numpy as np
 
 from fastgmm.covariance import STRUCTURES, Parameters
+from fastgmm.kernels._jit import TILE_ROWS, TILE_STRIDE
 
 EPS = float(np.finfo(np.float64).eps)
 
@@ -14,6 +15,18 @@ EPS = float(np.finfo(np.float64).eps)
 def exact(values):
     """The same values in the widest float there is."""
     return np.asarray(values).astype(np.longdouble)
+
+
+def as_tile(rows, dtype=np.float64):
+    """TILE_ROWS rows (b, m) as kernels hold them, with NaN between the features for whoever reads too far."""
+    tile = np.full((rows.shape[1], TILE_STRIDE), np.nan, dtype)
+    tile[:, :TILE_ROWS] = rows.T
+    return tile.ravel()
+
+
+def from_tile(tile, m):
+    """The first m features of a tile as rows (b, m)."""
+    return tile[: m * TILE_STRIDE].reshape(m, TILE_STRIDE)[:, :TILE_ROWS].T
 
 
 def deviations(rows, centres):
