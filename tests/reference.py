@@ -11,6 +11,14 @@ from fastgmm.kernels._jit import TILE_ROWS, TILE_STRIDE
 
 EPS = float(np.finfo(np.float64).eps)
 
+# Structure, features and kind of form: with three components, every body that a pass can run.
+ROUTES = [
+    ("full", 2, "centred"),
+    ("full", 5, "centred"),
+    ("full", 5, "expanded"),
+    *((structure, 2, kind) for structure in ("tied", "diag", "spherical") for kind in ("centred", "expanded")),
+]
+
 
 def exact(values):
     """The same values in the widest float there is."""
@@ -27,6 +35,16 @@ def as_tile(rows, dtype=np.float64):
 def from_tile(tile, m):
     """The first m features of a tile as rows (b, m)."""
     return tile[: m * TILE_STRIDE].reshape(m, TILE_STRIDE)[:, :TILE_ROWS].T
+
+
+def form_of(structure, kind, parameters, single=False):
+    """The form of that kind; an expanded one must be what the structure chooses by itself."""
+    if kind == "centred":
+        return STRUCTURES[structure].centred_form(parameters)
+    form = STRUCTURES[structure].form(parameters, single)
+    assert type(form).__name__.startswith("Expanded")
+    assert form.means.dtype == (np.float32 if single else np.float64)
+    return form
 
 
 def deviations(rows, centres):
