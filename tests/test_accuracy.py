@@ -14,8 +14,8 @@ from fastgmm.kernels import centred, expanded
 from fastgmm.kernels._jit import COMPILED
 from fastgmm.sources import ArrayRows
 
-ROWS = 12
-DIMENSIONS = (1, 2, 3, 4, 5, 8, 16, 17, 40)
+ROWS = 12 if COMPILED else 6
+DIMENSIONS = (1, 2, 3, 4, 5, 8, 16, 17, 40) if COMPILED else (1, 4, 5, 17)
 DOUBLE, SINGLE = np.dtype(np.float64), np.dtype(np.float32)
 EPS = {dtype: float(np.finfo(dtype).eps) for dtype in (DOUBLE, SINGLE)}
 EXPANDED = {
@@ -169,7 +169,7 @@ def test_float32_log_densities_are_exact_to_four_digits(structure, d, offset):
 
 
 @pytest.mark.parametrize("structure", STRUCTURES)
-@pytest.mark.parametrize("d", (2, 4, 5, 16, 40))
+@pytest.mark.parametrize("d", (2, 4, 5, 16, 40) if COMPILED else (4, 5))
 def test_centred_log_densities_of_extreme_condition_are_exact_to_six_digits(structure, d):
     random = np.random.default_rng(d)
     parameters = parameters_of(structure, 2, d, 1e12, 1e3, random)

@@ -14,7 +14,7 @@ from fastgmm.sources import ArrayRows
 from fastgmm.statistics import Statistics, add
 
 every_structure = pytest.mark.parametrize("structure", STRUCTURES)
-ROWS = 1500 if COMPILED else 300
+ROWS = 1500 if COMPILED else 240
 pytestmark = pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
 
 
@@ -105,7 +105,7 @@ def test_statistics_about_different_centres_do_not_add():
 def test_the_likelihood_never_falls(route):
     structure, d = route
     rows, start = problem(structure, d, n=ROWS // 3)
-    likelihoods = np.array(follow(rows, start, structure, 200 if COMPILED else 30).log_likelihoods)
+    likelihoods = np.array(follow(rows, start, structure, 200 if COMPILED else 15).log_likelihoods)
     assert (np.diff(likelihoods) >= -1e-12 * np.abs(likelihoods[1:])).all()
     assert likelihoods[-1] > likelihoods[0]
 
@@ -155,10 +155,10 @@ def test_precisions_are_the_inverses_of_covariances(structure):
     assert np.array_equal(factors, np.triu(factors))
 
 
-@pytest.mark.parametrize("iterations", [1, 2, 20])
+@pytest.mark.parametrize("iterations", [1, 2, 20] if COMPILED else [1, 3])
 def test_scikit_learn_has_the_same_answer_from_the_same_start(route, iterations):
     structure, d = route
-    rows, start = problem(structure, d, n=600 if COMPILED else 200)
+    rows, start = problem(structure, d, n=600 if COMPILED else 150)
     ours, theirs = (
         estimator(start, structure, iterations, kind, reg_covar=1e-6).fit(rows)
         for kind in (GaussianMixture, ScikitLearnMixture)
@@ -302,7 +302,7 @@ def test_a_stationary_fit_takes_one_pass_a_step(route, monkeypatch):
 
 
 @pytest.mark.parametrize(("structure", "d"), [r[:2] for r in reference.ROUTES if r[2] == "expanded"])
-@pytest.mark.parametrize("exponent", [-90, -66, -64, -63, -62, 62])
+@pytest.mark.parametrize("exponent", [-90, -66, -64, -63, -62, 62] if COMPILED else [-63])
 def test_the_unit_of_float32_rows_does_not_matter(structure, d, exponent):
     # A power of two changes no digit: charges in coulombs fit as charges in electrons do.
     rows, start = problem(structure, d)
