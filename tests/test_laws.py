@@ -190,6 +190,9 @@ OFFSETS = [(1e8, np.float64, 3e-8, 1e-6), (1e4, np.float32, 1e-3, 1e-6)]
 @pytest.mark.parametrize(("offset", "dtype", "means", "covariances"), OFFSETS)
 def test_data_far_from_zero_fit_as_at_zero(route, offset, dtype, means, covariances):
     structure, d = route
+    centred = expanded.LARGEST_SPREAD[np.dtype(dtype)] == 0
+    if centred and dtype == np.float32 and route != ("full", 2):
+        pytest.skip("another form for float32 rows compiles for seconds, and one that centres is enough")
     rows, start = problem(structure, d)
     found = offset_errors(rows, start, structure, offset, dtype)
     assert found[0] <= means and found[1] <= covariances
