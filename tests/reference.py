@@ -7,13 +7,44 @@ with `np.longdouble` rows it is the exact answer that rounding is measured again
 import numpy as np
 
 from fastgmm.covariance import STRUCTURES, Parameters
+from fastgmm.kernels._jit import TILE_ROWS, TILE_STRIDE
 
 EPS = float(np.finfo(np.float64).eps)
+
+# Structure, features and kind of form: with three components, every body that a pass can run.
+ROUTES = [
+    ("full", 2, "centred"),
+    ("full", 5, "centred"),
+    ("full", 5, "expanded"),
+    *((structure, 2, kind) for structure in ("tied", "diag", "spherical") for kind in ("centred", "expanded")),
+]
 
 
 def exact(values):
     """The same values in the widest float there is."""
     return np.asarray(values).astype(np.longdouble)
+
+
+def as_tile(rows, dtype=np.float64):
+    """TILE_ROWS rows (b, m) as kernels hold them, with NaN between the features for whoever reads too far."""
+    tile = np.full((rows.shape[1], TILE_STRIDE), np.nan, dtype)
+    tile[:, :TILE_ROWS] = rows.T
+    return tile.ravel()
+
+
+def from_tile(tile, m):
+    """The first m features of a tile as rows (b, m)."""
+    return tile[: m * TILE_STRIDE].reshape(m, TILE_STRIDE)[:, :TILE_ROWS].T
+
+
+def form_of(structure, kind, parameters, single=False):
+    """The form of that kind; an expanded one must be what the structure chooses by itself."""
+    if kind == "centred":
+        return STRUCTURES[structure].centred_form(parameters)
+    form = STRUCTURES[structure].form(parameters, single)
+    assert type(form).__name__.startswith("Expanded")
+    assert form.means.dtype == (np.float32 if single else np.float64)
+    return form
 
 
 def deviations(rows, centres):

@@ -1,75 +1,149 @@
 """Every form's log-densities and moments on one tile, against the twin in the widest float."""
 
+from typing import NamedTuple
+
 import numpy as np
 import pytest
 import reference
-from reference import EPS
+from reference import as_tile, from_tile
 
 from fastgmm.covariance import STRUCTURES
-from fastgmm.kernels import forms
-from fastgmm.kernels._jit import COMPILED, TILE_ROWS
+from fastgmm.kernels import centred, expanded, forms
+from fastgmm.kernels._jit import COMPILED, TILE_ROWS, TILE_STRIDE
+
+
+class Route(NamedTuple):
+    """A way to a form: the structure, the kind of its form, and the type of the tile."""
+
+    structure: str
+    kind: str
+    dtype: type
+
+
+CENTRED = [Route(structure, "centred", np.float64) for structure in STRUCTURES]
+EXPANDED = [Route(structure, "expanded", dtype) for structure in STRUCTURES for dtype in (np.float64, np.float32)]
+ROUTES = CENTRED + EXPANDED
+CLASSES = {
+    ("tied", "centred"): centred.SharedTriangular,
+    ("diag", "centred"): centred.Diagonal,
+    ("spherical", "centred"): centred.Isotropic,
+    ("full", "expanded"): expanded.ExpandedFull,
+    ("tied", "expanded"): expanded.ExpandedTied,
+    ("diag", "expanded"): expanded.ExpandedDiagonal,
+    ("spherical", "expanded"): expanded.ExpandedIsotropic,
+}
 
 if COMPILED:
-    # Kernels are compiled per padded size, so all dimensions cost little more than one of each size.
-    SHAPES = [(1 + d % 5, d) for d in range(1, 41)] + [(20, 2), (13, 8), (7, 5), (20, 14)]
+    SHAPES = [(1 + 3 * d % 10, d) for d in range(1, 41)] + [(k, 6) for k in range(1, 11)] + [(20, 2), (13, 8), (20, 14)]
 else:
-    SHAPES = [(2, d) for d in (1, 2, 3, 4, 5, 8, 12)] + [(1, 14), (1, 18)]
-CASES = [(structure, k, d) for structure in STRUCTURES for k, d in SHAPES]
+    SHAPES = [(3, 1), (2, 2), (1, 3), (2, 4), (4, 5), (1, 8), (2, 13), (1, 18)]
+
+
+def has_form(route, d):
+    return (route.structure, route.kind) != ("full", "expanded") or 4 < d <= expanded.LARGEST_FULL
+
+
+CASES = [(route, k, d) for route in ROUTES for k, d in SHAPES if has_form(route, d)]
+every_case = pytest.mark.parametrize(
+    ("route", "k", "d"), CASES, ids=lambda v: "-".join([*v[:2], v.dtype.__name__]) if isinstance(v, Route) else str(v)
+)
+every_route = pytest.mark.parametrize("route", ROUTES, ids=lambda v: "-".join([*v[:2], v.dtype.__name__]))
+
+
+@pytest.fixture(autouse=True)
+def anything_may_be_expanded(monkeypatch):
+    """Errors are measured in the terms that are added, so the chooser's limits do not matter here."""
+    for dtype in expanded.LARGEST_SPREAD:
+        monkeypatch.setitem(expanded.LARGEST_SPREAD, dtype, np.inf)
+    monkeypatch.setattr(expanded, "FEWEST_COMPONENTS", 1)
+
+
+def make_form(route, parameters):
+    structure = STRUCTURES[route.structure]
+    if route.kind == "centred":
+        return structure.centred_form(parameters)
+    form = structure.form(parameters, single=route.dtype == np.float32)
+    assert type(form) is CLASSES[route.structure, route.kind]
+    assert form.means.dtype == route.dtype
+    return form
 
 
 class Tile:
     """A form with a tile of rows, as a pass would hold them."""
 
-    def __init__(self, structure, k, d, rows=None):
+    def __init__(self, route, k, d, parameters=None, rows=None):
         random = np.random.default_rng(100 * d + k)
-        self.structure = structure
-        self.parameters = reference.random_parameters(structure, k, d, random)
-        drawn = reference.random_rows(self.parameters, structure, TILE_ROWS, random)
-        self.rows = drawn if rows is None else rows
-        self.form = STRUCTURES[structure].form(self.parameters)
-        self.size = self.form.means.shape[1]
-        self.tile = forms.pad(self.rows, self.size).T.ravel()
-        self.work = np.full(forms.work_size(len(self.form.means), self.size), np.nan)
-        # Rows beyond the last component, up to a multiple of four, are the form's to use.
-        self.values = np.full(-(-k // 4) * 4 * TILE_ROWS, np.nan)
-
-    @property
-    def reference_point(self):
-        """What the form subtracts before anything else: the means, or for a shared factor one point."""
-        return getattr(self.form, "reference", np.zeros(self.size))[: self.rows.shape[1]]
+        self.route = route
+        drawn = reference.random_parameters(route.structure, k, d, random)
+        self.parameters = drawn if parameters is None else parameters
+        self.rows = reference.random_rows(drawn, route.structure, TILE_ROWS, random) if rows is None else rows
+        self.form = make_form(route, self.parameters)
+        self.origin = self.form.reference[:d]
+        self.eps = float(np.finfo(route.dtype).eps)
+        padded = forms.pad(self.rows - self.origin, self.form.means.shape[1])
+        # One feature's room more than a pass gives: nothing may be written there.
+        self.tile = np.full((forms.working_features(self.form) + 1) * TILE_STRIDE, np.nan, route.dtype)
+        self.tile[: padded.shape[1] * TILE_STRIDE] = as_tile(padded, route.dtype)
+        self.values = np.full((k + 1) * TILE_STRIDE, np.nan, route.dtype)
 
     def log_densities(self):
-        forms.log_densities(self.form, self.tile, self.work, self.values)
         k = len(self.parameters.weights)
-        return self.values.reshape(-1, TILE_ROWS)[:k].T
+        forms.log_densities(self.form, self.tile, self.values)
+        assert np.isnan(self.tile[-TILE_STRIDE:]).all() and np.isnan(self.values[-TILE_STRIDE:]).all()
+        return from_tile(self.values, k)
 
     def moments(self, terms, weights, centres):
-        """Weight, first and second moments with responsibilities terms / their sum, times the rows' weights."""
+        """Centres, weight, first and second moments, with responsibilities terms / their sum times the weights."""
         k, d = self.parameters.means.shape
-        self.values[: k * TILE_ROWS] = terms.T.ravel()
-        sums = np.zeros(forms.sums_size(self.form))
-        about = forms.pad(centres, self.size)
+        self.log_densities()
+        self.values[: k * TILE_STRIDE] = as_tile(terms, self.route.dtype)
+        sums = np.full(forms.sums_size(self.form) + 1, 0.0)
+        about = forms.pad(centres - self.origin, self.form.means.shape[1])
         total = terms.sum(axis=1)
-        forms.accumulate(self.form, self.tile, self.work, self.values, total, weights.copy(), about, sums)
-        assert not sums[: forms.HEAD].any()
-        _, weight, first, second, _, _ = forms.moments(self.form, sums, about, d)
-        return reference.counted((weight, first, second), self.structure)
+        forms.accumulate(self.form, self.tile, self.values, total, weights.copy(), about, sums)
+        assert not sums[: forms.HEAD].any() and sums[-1] == 0.0
+        assert np.isnan(self.tile[-TILE_STRIDE:]).all() and np.isnan(self.values[-TILE_STRIDE:]).all()
+        found = forms.cut_moments(self.form, sums[forms.HEAD : -1], about, d)
+        return found.centres, reference.counted(found[1:], self.route.structure)
 
 
-@pytest.mark.parametrize(("structure", "k", "d"), CASES)
-def test_log_densities(structure, k, d):
-    case = Tile(structure, k, d)
+def constant_terms(parameters, factors):
+    """log w_c + log |F_c| - d/2 log 2π, each part's size."""
+    with np.errstate(divide="ignore"):
+        logs = np.log(parameters.weights)
+    d = parameters.means.shape[1]
+    return np.abs(logs) + np.abs(np.log(np.einsum("cjj->cj", factors))).sum(axis=1) + d
+
+
+def sizes_of_terms(case, factors):
+    """Σ of the absolute values that a form adds to a log-density, (b, k): what its rounding is measured in."""
+    constants = constant_terms(case.parameters, factors)
+    x = case.rows - case.origin
+    means = case.parameters.means - case.origin
+    if case.route.kind == "centred":
+        # (Σ_l |F_jl| |x_l - μ_l|)² / 2 over j; a shared factor is applied to x and to μ before they meet.
+        spread = np.abs(reference.deviations(case.rows, case.parameters.means))
+        if case.route.structure == "tied":
+            spread = np.abs(x)[:, None] + np.abs(means)
+        return constants + (np.einsum("cjl,icl->icj", np.abs(factors), spread) ** 2).sum(axis=2) / 2
+    # Σ_p |A_cp| |φ_p| + |constant|
+    precisions = factors.swapaxes(1, 2) @ factors
+    linear = np.einsum("cjl,cl->cj", precisions, means)
+    if case.route.structure == "tied":
+        quadratic = ((np.abs(x) @ np.abs(factors[0]).T) ** 2).sum(axis=1)[:, None]
+    else:
+        quadratic = np.einsum("ij,cjl,il->ic", np.abs(x), np.abs(precisions), np.abs(x))
+    return constants + np.abs(linear * means).sum(axis=1) / 2 + np.abs(x) @ np.abs(linear).T + quadratic / 2
+
+
+@every_case
+def test_log_densities(route, k, d):
+    case = Tile(route, k, d)
     weights, means, _, factors = map(reference.exact, case.parameters)
-    factors = reference.dense(factors, structure, k, d)
+    factors = reference.dense(factors, route.structure, k, d)
     expected = reference.log_densities(reference.exact(case.rows), weights, means, factors)
-    # Rounding is measured in the terms that are added: |constant| + (Σ_l |F_jl| |x_l - μ_l|)² / 2 over j.
-    spread = np.abs(reference.deviations(case.rows, case.parameters.means))
-    if structure == "tied":
-        away = np.abs(case.rows - case.reference_point)[:, None] + np.abs(means - case.reference_point)
-        spread = np.maximum(spread, away)
-    terms = np.einsum("cjl,icl->icj", np.abs(factors), spread)
-    size = np.abs(case.form.log_constants) + (terms**2).sum(axis=2) / 2
-    assert (np.abs(case.log_densities() - expected) <= 8 * EPS * size).all()
+    size = sizes_of_terms(case, factors)
+    assert (np.abs(case.log_densities() - expected) <= 8 * case.eps * size).all()
 
 
 def weight_patterns(random):
@@ -82,66 +156,84 @@ def weight_patterns(random):
     }
 
 
-@pytest.mark.parametrize(("structure", "k", "d"), CASES)
-def test_moments(structure, k, d):
-    case = Tile(structure, k, d)
+@every_case
+def test_moments(route, k, d):
+    case = Tile(route, k, d)
     random = np.random.default_rng(d)
-    centres = case.parameters.means + random.normal(size=(k, d))
-    terms = random.exponential(size=(TILE_ROWS, k)) ** 4
+    asked = case.parameters.means + random.normal(size=(k, d))
+    terms = (random.exponential(size=(TILE_ROWS, k)) ** 4).astype(route.dtype)
     patterns = weight_patterns(random)
     name = list(patterns)[(k + d) % len(patterns)]
-    weights = patterns[name]
+    weights = patterns[name].astype(route.dtype)
+    centres, found = case.moments(terms, weights, asked)
+    if route.kind == "expanded":
+        assert np.array_equal(centres, np.broadcast_to(case.origin, (k, d)))
+    else:
+        assert np.allclose(centres, asked, rtol=0, atol=4 * case.eps * np.abs(asked).max())
     shares = weights[:, None] * (reference.exact(terms) / reference.exact(terms).sum(axis=1, keepdims=True))
     away = reference.deviations(reference.exact(case.rows), reference.exact(centres))
-    expected = reference.counted(reference.moments(shares, away, structure), structure)
+    expected = reference.counted(reference.moments(shares, away, route.structure), route.structure)
     extent = np.abs(away)
-    if structure == "tied":
+    if route.structure == "tied":
         # The scatter is about each row's own mixture of centres, taken from the reference point.
-        extent = np.abs(case.rows - case.reference_point)[:, None] + np.abs(centres - case.reference_point)
-    sizes = reference.counted(reference.moments(shares, extent, structure), structure)
-    for found, right, size in zip(case.moments(terms, weights, centres), expected, sizes, strict=True):
-        assert found.shape == right.shape
-        assert (np.abs(found - right) <= (k + 16) * EPS * size).all(), name
+        extent = np.abs(case.rows - case.origin)[:, None] + np.abs(centres - case.origin)
+    sizes = reference.counted(reference.moments(shares, extent, route.structure), route.structure)
+    for part, right, size in zip(found, expected, sizes, strict=True):
+        assert part.shape == right.shape and part.dtype == np.float64
+        assert (np.abs(part - right) <= (k + 16) * case.eps * size).all(), name
 
 
-@pytest.mark.parametrize("structure", STRUCTURES)
-def test_rows_of_no_weight_add_nothing(structure):
-    case = Tile(structure, 2, 3)
-    parts = case.moments(np.ones((TILE_ROWS, 2)), np.zeros(TILE_ROWS), case.parameters.means)
+@every_route
+def test_rows_of_no_weight_add_nothing(route):
+    case = Tile(route, 3, 5)
+    terms = np.ones((TILE_ROWS, 3), route.dtype)
+    _, parts = case.moments(terms, np.zeros(TILE_ROWS, route.dtype), case.parameters.means)
     assert not any(part.any() for part in parts)
 
 
-@pytest.mark.parametrize("structure", STRUCTURES)
-def test_a_component_without_weight_has_no_density(structure):
+@every_route
+@pytest.mark.parametrize("d", [3, 5])
+def test_a_component_without_weight_has_no_density(route, d):
+    if not has_form(route, d):
+        pytest.skip("no such form")
     random = np.random.default_rng(0)
-    parameters = reference.random_parameters(structure, 2, 3, random)._replace(weights=np.array([1.0, 0.0]))
-    case = Tile(structure, 2, 3)
-    case.form = STRUCTURES[structure].form(parameters)
+    parameters = reference.random_parameters(route.structure, 3, d, random)
+    case = Tile(route, 3, d, parameters._replace(weights=np.array([0.75, 0.0, 0.25])))
     densities = case.log_densities()
-    assert np.isfinite(densities[:, 0]).all() and (densities[:, 1] == -np.inf).all()
+    assert np.isfinite(densities[:, [0, 2]]).all() and (densities[:, 1] == -np.inf).all()
 
 
-@pytest.mark.parametrize("structure", STRUCTURES)
-def test_a_wide_offset_costs_only_the_rounding_of_the_rows(structure):
+@every_route
+@pytest.mark.parametrize("d", [3, 5])
+def test_a_wide_offset_costs_only_the_rounding_of_the_rows(route, d):
+    if not has_form(route, d):
+        pytest.skip("no such form")
     # Rows and means are multiples of 2**-20, so that adding 2**30 is exact in every feature.
-    case = Tile(structure, 2, 3)
+    case = Tile(route, 3, d)
     grid = 2.0**20
     rows, means = np.rint(case.rows * grid) / grid, np.rint(case.parameters.means * grid) / grid
-    near, far = Tile(structure, 2, 3, rows), Tile(structure, 2, 3, rows + 2.0**30)
-    near.form = STRUCTURES[structure].form(case.parameters._replace(means=means))
-    far.form = STRUCTURES[structure].form(case.parameters._replace(means=means + 2.0**30))
-    # A shared factor's reference is a weighted mean, rounded at the offset: 2**-22 of it may be lost, squared lengths.
-    tolerance = 1e-5 if structure == "tied" else 0.0
-    assert np.allclose(far.log_densities(), near.log_densities(), rtol=0, atol=tolerance)
+    parameters = case.parameters._replace(means=means)
+    near = Tile(route, 3, d, parameters, rows)
+    far = Tile(route, 3, d, parameters._replace(means=means + 2.0**30), rows + 2.0**30)
+    factors = reference.dense(parameters.factors, route.structure, 3, d)
+    # The reference itself is rounded at the offset, which moves the terms but not their sum.
+    tolerance = 8 * near.eps * (sizes_of_terms(near, factors) + sizes_of_terms(far, factors))
+    if route.kind == "centred" and route.structure != "tied":
+        tolerance = 0.0
+    assert (np.abs(far.log_densities() - near.log_densities()) <= tolerance).all()
 
 
 @pytest.mark.parametrize("d", range(1, 41))
 def test_few_sizes_are_compiled(d):
     parameters = reference.random_parameters("full", 1, d, np.random.default_rng(0))
-    form = STRUCTURES["full"].form(parameters)
-    if d <= forms.SMALL_SIZES[-1]:
-        assert isinstance(form, forms.SmallTriangular)
-        assert form.size.ndim == min(size for size in forms.SMALL_SIZES if size >= d)
+    form = STRUCTURES["full"].centred_form(parameters)
+    if d <= centred.SMALL_SIZES[-1]:
+        assert isinstance(form, centred.SmallTriangular)
+        assert form.size.ndim == d
     else:
-        assert isinstance(form, forms.BlockedTriangular)
-        assert form.means.shape[1] == -(-d // 4) * 4
+        assert isinstance(form, centred.BlockedTriangular)
+
+
+def test_every_form_is_exercised():
+    exercised = {type(Tile(route, k, d).form) for route, k, d in CASES}
+    assert exercised == set(forms.log_densities.bodies) == set(forms.accumulate.bodies)

@@ -1,0 +1,272 @@
+"""Log-densities of every route against fifty digits, and the choice between the routes at its borders.
+
+The stored factors, weights and means are taken as exact: what is measured is the evaluation, not the factorisation.
+"""
+
+import mpmath
+import numpy as np
+import pytest
+import reference
+
+from fastgmm import Mixture
+from fastgmm.covariance import STRUCTURES, Parameters
+from fastgmm.kernels import centred, expanded
+from fastgmm.kernels._jit import COMPILED
+from fastgmm.sources import ArrayRows
+
+ROWS = 12 if COMPILED else 6
+DIMENSIONS = (1, 2, 3, 4, 5, 8, 16, 17, 40) if COMPILED else (1, 4, 5, 17)
+DOUBLE, SINGLE = np.dtype(np.float64), np.dtype(np.float32)
+EPS = {dtype: float(np.finfo(dtype).eps) for dtype in (DOUBLE, SINGLE)}
+EXPANDED = {
+    "full": expanded.ExpandedFull,
+    "tied": expanded.ExpandedTied,
+    "diag": expanded.ExpandedDiagonal,
+    "spherical": expanded.ExpandedIsotropic,
+}
+CENTRED = {"tied": centred.SharedTriangular, "diag": centred.Diagonal, "spherical": centred.Isotropic}
+
+
+def centred_class(structure, d):
+    small = d <= centred.SMALL_SIZES[-1]
+    return CENTRED.get(structure, centred.SmallTriangular if small else centred.BlockedTriangular)
+
+
+def rotation(d, random):
+    return np.linalg.qr(random.normal(size=(d, d)))[0]
+
+
+def covariance_matrix(d, condition, random):
+    """Variances from 1 down to 1 / condition along random axes."""
+    axes = rotation(d, random)
+    matrix = axes * condition ** -np.linspace(0.0, 1.0, d) @ axes.T
+    return (matrix + matrix.T) / 2
+
+
+def parameters_of(structure, k, d, condition, separation, random):
+    """A mixture's parameters: means `separation` apart, covariances of a condition number (spherical: between them)."""
+    if structure == "spherical":
+        covariances = condition ** -np.linspace(0.0, 1.0, k)
+    elif structure == "diag":
+        covariances = np.array([random.permutation(condition ** -np.linspace(0.0, 1.0, d)) for _ in range(k)])
+    elif structure == "tied":
+        covariances = covariance_matrix(d, condition, random)
+    else:
+        covariances = np.array([covariance_matrix(d, condition, random) for _ in range(k)])
+    factors, failed = STRUCTURES[structure].factorise(covariances)
+    assert failed == -1
+    means = separation * random.normal(size=(k, d))
+    return Parameters(random.dirichlet(np.full(k, 5.0)), means, covariances, factors)
+
+
+def rows_of(parameters, structure, random, n=ROWS):
+    """Rows of the components, some of them stretched: a row may be tens of widths away."""
+    rows = reference.random_rows(parameters, structure, n, random)
+    centre = parameters.means[0]
+    rows[::4] = centre + 30 * (rows[::4] - centre)
+    return rows
+
+
+def shifted(parameters, rows, offset):
+    """Rows and means at an offset, both rounded there; what is rounded is then taken as exact."""
+    return parameters._replace(means=parameters.means + offset), rows + offset
+
+
+def exact_logpdf(mixture, rows):
+    """log Σ_c w_c |F_c| (2π)**(-d/2) exp(-|F_c (x - μ_c)|² / 2) in fifty digits."""
+    d = mixture.n_features
+    factors, out = mixture.factors_dense, []
+    with mpmath.workdps(50):
+        exact = np.vectorize(mpmath.mpf, otypes=[object])
+        triangles, means = exact(factors), exact(mixture.means)
+        constants = [
+            mpmath.log(mpmath.mpf(float(w)))
+            + mpmath.fsum(mpmath.log(triangle[j, j]) for j in range(d))
+            - mpmath.mpf(d) / 2 * mpmath.log(2 * mpmath.pi)
+            for w, triangle in zip(mixture.weights, triangles, strict=True)
+        ]
+        for row in exact(np.asarray(rows, dtype=np.float64)):
+            densities = [
+                constant - mpmath.fsum(y * y for y in triangle @ (row - mean)) / 2
+                for constant, triangle, mean in zip(constants, triangles, means, strict=True)
+            ]
+            largest = max(densities)
+            out.append(largest + mpmath.log(mpmath.fsum(mpmath.exp(density - largest) for density in densities)))
+        return np.array([mpmath.nstr(value, 30) for value in out]).astype(np.longdouble)
+
+
+def error(found, expected):
+    """Largest error in units of max(1, |log-density|)."""
+    return float((np.abs(found - expected) / np.maximum(1, np.abs(expected))).max())
+
+
+def chosen(mixture, single=False):
+    return STRUCTURES[mixture.covariance_type].form(mixture.parameters, single)
+
+
+def measured(structure, parameters, rows, kind):
+    """The error of the public log-density, having made sure which form computes it."""
+    mixture = Mixture.from_parameters(parameters, structure)
+    assert type(chosen(mixture)) is kind
+    return error(mixture.logpdf(rows), exact_logpdf(mixture, rows))
+
+
+# Condition, separation of the means, and which kind of form they lead to. The spread of a centred form's components is
+# that of their condition, or else of means a thousand widths apart.
+CENTRED_CASES = [(1e6, 1.0), (1e6, 1e3), (1.0, 1e3)]
+EXPANDED_CASES = [(1.0, 1.0), (10.0, 2.0), (10.0, 4.0)]
+# In units of the data's own extent; 0.1 makes the sums inexact.
+OFFSETS = [0.0, 1e6 + 0.1]
+
+
+def in_range(structure, d):
+    return structure != "full" or 4 < d <= expanded.LARGEST_FULL
+
+
+@pytest.mark.parametrize("structure", STRUCTURES)
+@pytest.mark.parametrize("d", DIMENSIONS)
+@pytest.mark.parametrize("offset", OFFSETS)
+def test_centred_log_densities_are_exact_to_nine_digits(structure, d, offset):
+    random = np.random.default_rng(d)
+    for condition, separation in CENTRED_CASES:
+        parameters = parameters_of(structure, 3, d, condition, separation, random)
+        parameters, rows = shifted(parameters, rows_of(parameters, structure, random), offset * separation)
+        if type(chosen(Mixture.from_parameters(parameters, structure))) is EXPANDED[structure]:
+            # Only where the axes are the features' own can a condition of 1e6 leave the spread small.
+            assert separation == 1.0 and (structure == "diag" or d == 1)
+            continue
+        assert measured(structure, parameters, rows, centred_class(structure, d)) <= 1e-9
+
+
+@pytest.mark.parametrize("structure", STRUCTURES)
+@pytest.mark.parametrize("d", DIMENSIONS)
+@pytest.mark.parametrize("offset", OFFSETS)
+def test_expanded_log_densities_are_exact_to_nine_digits(structure, d, offset):
+    if not in_range(structure, d):
+        pytest.skip("no such form")
+    random = np.random.default_rng(d)
+    for k, (condition, separation) in zip((3, 4, 3), EXPANDED_CASES, strict=True):
+        parameters = parameters_of(structure, k, d, condition, separation, random)
+        parameters, rows = shifted(parameters, rows_of(parameters, structure, random), offset * separation)
+        assert measured(structure, parameters, rows, EXPANDED[structure]) <= 1e-9
+
+
+@pytest.mark.parametrize("structure", STRUCTURES)
+@pytest.mark.parametrize("d", DIMENSIONS)
+@pytest.mark.parametrize("offset", [0.0, 1e3])
+def test_float32_log_densities_are_exact_to_four_digits(structure, d, offset):
+    if not in_range(structure, d):
+        pytest.skip("no such form")
+    random = np.random.default_rng(d)
+    parameters = parameters_of(structure, 3, d, 2.0, 2.0, random)
+    parameters, rows = shifted(parameters, rows_of(parameters, structure, random), offset)
+    mixture, rows = Mixture.from_parameters(parameters, structure), rows.astype(np.float32)
+    assert chosen(mixture, single=True).means.dtype == SINGLE
+    found = mixture.evaluate(rows, log_likelihoods=True, single=True).log_likelihoods
+    assert error(found, exact_logpdf(mixture, rows)) <= 1e-4
+    # The public log-density does not ask for float32.
+    assert error(mixture.logpdf(rows), exact_logpdf(mixture, rows)) <= 1e-9
+
+
+@pytest.mark.parametrize("structure", STRUCTURES)
+@pytest.mark.parametrize("d", (2, 4, 5, 16, 40) if COMPILED else (4, 5))
+def test_centred_log_densities_of_extreme_condition_are_exact_to_six_digits(structure, d):
+    random = np.random.default_rng(d)
+    parameters = parameters_of(structure, 2, d, 1e12, 1e3, random)
+    rows = rows_of(parameters, structure, random)
+    assert measured(structure, parameters, rows, centred_class(structure, d)) <= 1e-6
+
+
+def spreads_of(structure, parameters):
+    """Σ_rj F_rj² E[x_j²] for each component, x about the mixture's mean: what the chooser goes by."""
+    k, d = parameters.means.shape
+    factors = reference.dense(parameters.factors, structure, k, d)
+    variances = np.einsum("cjj->cj", reference.dense(parameters.covariances, structure, k, d))
+    squares = (parameters.means - parameters.weights @ parameters.means) ** 2
+    sizes = variances + (squares.max(axis=0) if structure == "tied" else squares)
+    return np.einsum("crj,cj->c", factors**2, sizes)
+
+
+def at_spread(structure, k, d, spread, random):
+    """Parameters of a given spread: means moved apart until it is reached."""
+    base = parameters_of(structure, k, d, 10.0, 1.0, random)
+    least = spreads_of(structure, base._replace(means=0 * base.means))
+    stretch = np.sqrt(((spread - least) / (spreads_of(structure, base) - least)).min())
+    return base._replace(means=stretch * base.means)
+
+
+BORDERS = [("full", k, d) for k in (2, 3) for d in (4, 5, 16, 17)] + [
+    (structure, k, d) for structure in ("tied", "diag", "spherical") for k, d in ((1, 5), (2, 1), (3, 4), (3, 17))
+]
+
+
+def expands(structure, k, d):
+    return structure != "full" or (in_range(structure, d) and k >= expanded.FEWEST_COMPONENTS)
+
+
+@pytest.mark.parametrize("dtype", [DOUBLE, SINGLE])
+@pytest.mark.parametrize(("structure", "k", "d"), BORDERS)
+def test_the_choice_at_its_borders(structure, k, d, dtype):
+    random = np.random.default_rng(d)
+    limit, single = expanded.LARGEST_SPREAD[dtype], dtype == SINGLE
+    if k == 1:
+        # One component is its own reference, and its spread no more than its condition.
+        parameters = parameters_of(structure, k, d, 1.0, 1e6, random)
+        assert type(STRUCTURES[structure].form(parameters, single)) is EXPANDED[structure]
+        return
+    for factor in (0.999, 1.001):
+        parameters = at_spread(structure, k, d, factor * limit, random)
+        form = STRUCTURES[structure].form(parameters, single)
+        if not expands(structure, k, d):
+            assert type(form) is centred_class(structure, d)
+        elif factor < 1:
+            assert type(form) is EXPANDED[structure] and form.means.dtype == dtype
+        elif single:
+            # Beyond the digits of float32 there are those of float64.
+            assert type(form) is EXPANDED[structure] and form.means.dtype == DOUBLE
+        else:
+            assert type(form) is centred_class(structure, d)
+
+
+@pytest.mark.parametrize(("structure", "d"), [("full", 5), ("full", 16), ("tied", 5), ("diag", 5), ("spherical", 5)])
+@pytest.mark.parametrize("dtype", [DOUBLE, SINGLE])
+def test_just_below_the_border_expanded_log_densities_keep_their_digits(structure, d, dtype):
+    random = np.random.default_rng(d)
+    limit = expanded.LARGEST_SPREAD[dtype]
+    parameters = at_spread(structure, 3, d, 0.999 * limit, random)
+    rows = rows_of(parameters, structure, random).astype(dtype)
+    mixture = Mixture.from_parameters(parameters, structure)
+    found = mixture.evaluate(rows, log_likelihoods=True, single=dtype == SINGLE).log_likelihoods
+    assert chosen(mixture, dtype == SINGLE).means.dtype == dtype
+    # 1e-12 in float64 and 1e-4 in float32, as the module says.
+    assert error(found, exact_logpdf(mixture, rows)) <= EPS[dtype] * limit
+
+
+def test_the_accuracy_of_a_log_density_can_fail(monkeypatch):
+    """Without the guard of the spread, an ill-conditioned mixture loses the digits that are promised."""
+    random = np.random.default_rng(0)
+    parameters = parameters_of("full", 3, 5, 1e6, 1e3, random)
+    rows = rows_of(parameters, "full", random)
+    assert measured("full", parameters, rows, centred.BlockedTriangular) <= 1e-9
+    monkeypatch.setitem(expanded.LARGEST_SPREAD, DOUBLE, 1e16)
+    assert measured("full", parameters, rows, expanded.ExpandedFull) > 1e-9
+
+
+@pytest.mark.parametrize(("structure", "d"), [("full", 5), ("tied", 2), ("diag", 2), ("spherical", 2)])
+@pytest.mark.parametrize("dtype", [DOUBLE, SINGLE])
+def test_covariances_of_a_step_agree_between_expanded_and_centred(structure, d, dtype):
+    random = np.random.default_rng(0)
+    limit = expanded.LARGEST_SPREAD[dtype]
+    n = 2000 if COMPILED else 300
+    parameters = at_spread(structure, 3, d, 0.9 * limit, random)
+    rows = reference.random_rows(parameters, structure, n, random).astype(dtype)
+    source = ArrayRows(rows)
+    forms = (STRUCTURES[structure].form(parameters, source.single), STRUCTURES[structure].centred_form(parameters))
+    assert type(forms[0]) is EXPANDED[structure] and forms[0].means.dtype == dtype
+    fast, exact = (STRUCTURES[structure].maximise(source.reduce(form), 0.0).parameters for form in forms)
+    # In units of the new width: F (Σ' - Σ) Fᵀ for the F of Σ.
+    factors = reference.dense(exact.factors, structure, 3, d)
+    difference = reference.dense(fast.covariances, structure, 3, d) - reference.dense(
+        exact.covariances, structure, 3, d
+    )
+    assert np.abs(factors @ difference @ factors.swapaxes(1, 2)).max() <= 8 * EPS[dtype] * limit

@@ -1,0 +1,208 @@
+"""The products on a tile against NumPy, compiled and not, and that nothing is written beside what is theirs."""
+
+import numpy as np
+import pytest
+from reference import as_tile, exact, from_tile
+
+from fastgmm.kernels import products
+from fastgmm.kernels._jit import TILE_ROWS, TILE_STRIDE
+
+HEIGHTS = range(1, 10)
+COUNTS = range(1, 21)
+GUARD = -7.25
+both_precisions = pytest.mark.parametrize("dtype", [np.float64, np.float32])
+
+
+def drawn(*shape, dtype, seed=0):
+    return np.random.default_rng((seed, *shape)).normal(size=shape).astype(dtype)
+
+
+def guarded_tile(m, dtype):
+    """Room for m features and one more, all guards."""
+    return np.full((m + 1) * TILE_STRIDE, GUARD, dtype)
+
+
+def only_features_written(tile, m):
+    parts = tile.reshape(-1, TILE_STRIDE)
+    return (parts[:, TILE_ROWS:] == GUARD).all() and (parts[m:] == GUARD).all()
+
+
+def within_rounding(found, expected, sizes, dtype, factor):
+    return (np.abs(found - expected) <= factor * np.finfo(dtype).eps * sizes).all()
+
+
+def packed_rows(matrix):
+    out = np.full(matrix.size + 1, GUARD, matrix.dtype)
+    products.pack_rows(matrix, out)
+    assert out[-1] == GUARD
+    return out[:-1]
+
+
+def packed_triangle(factor):
+    size = products.packed_triangle_size(len(factor))
+    out = np.full(size + 1, GUARD, factor.dtype)
+    products.pack_triangle(factor, out)
+    assert out[-1] == GUARD
+    return out[:-1]
+
+
+def multiply(matrix, initial, x):
+    """initial + A x by the kernel, rows (b, k)."""
+    k, count = matrix.shape
+    out = guarded_tile(k, x.dtype)
+    products.multiply(packed_rows(matrix), initial, as_tile(x, x.dtype), k, count, out)
+    assert only_features_written(out, k)
+    return from_tile(out, k)
+
+
+def add_squares(factor, x, initial):
+    """initial + |F x|² by the kernel, (b,)."""
+    out = guarded_tile(1, x.dtype)
+    out[:TILE_ROWS] = initial
+    products.add_squares(packed_triangle(factor), as_tile(x, x.dtype), len(factor), out)
+    assert only_features_written(out, 1)
+    return out[:TILE_ROWS]
+
+
+def add_products(a, b, initial, stride):
+    """initial + a bᵀ by the kernel, (rows, columns), into the corner of a wider matrix."""
+    rows, columns = initial.shape
+    out = np.full((rows + 1, stride), GUARD)
+    out[:rows, :columns] = initial
+    products.add_products(as_tile(a, a.dtype), rows, as_tile(b, b.dtype), columns, out.ravel(), stride)
+    assert (out[rows:] == GUARD).all() and (out[:, columns:] == GUARD).all()
+    return out[:rows, :columns]
+
+
+@both_precisions
+@pytest.mark.parametrize("k", HEIGHTS)
+def test_coefficients_times_features(k, dtype):
+    for count in COUNTS:
+        matrix, initial = drawn(k, count, dtype=dtype), drawn(k, dtype=dtype)
+        x = drawn(TILE_ROWS, count, dtype=dtype)
+        expected = exact(initial) + exact(x) @ exact(matrix).T
+        sizes = np.abs(initial) + np.abs(x) @ np.abs(matrix).T
+        assert within_rounding(multiply(matrix, initial, x), expected, sizes, dtype, count / 2 + 1)
+
+
+@both_precisions
+@pytest.mark.parametrize("d", COUNTS)
+def test_squares_of_a_triangle_times_features(d, dtype):
+    factor = np.tril(drawn(d, d, dtype=dtype))
+    x, initial = drawn(TILE_ROWS, d, dtype=dtype), np.abs(drawn(TILE_ROWS, dtype=dtype))
+    expected = initial + ((exact(x) @ exact(factor).T) ** 2).sum(axis=1)
+    sizes = initial + ((np.abs(x) @ np.abs(factor).T) ** 2).sum(axis=1)
+    assert within_rounding(add_squares(factor, x, initial), expected, sizes, dtype, 2 * d + 1)
+
+
+@both_precisions
+@pytest.mark.parametrize("rows", HEIGHTS)
+def test_sums_of_products_over_a_tile(rows, dtype):
+    for columns in HEIGHTS:
+        a, b = drawn(TILE_ROWS, rows, dtype=dtype), drawn(TILE_ROWS, columns, dtype=dtype, seed=1)
+        initial = drawn(rows, columns, dtype=np.float64)
+        expected = initial + exact(a).T @ exact(b)
+        sizes = np.abs(initial) + np.abs(a).T @ np.abs(b)
+        for stride in (columns, columns + 3):
+            assert within_rounding(add_products(a, b, initial, stride), expected, sizes, dtype, 16)
+
+
+@both_precisions
+def test_sums_leave_a_tile_as_float64(dtype):
+    # What was there has more digits than a float32 has, and loses none.
+    a = np.ones((TILE_ROWS, 1), dtype)
+    assert add_products(a, a, np.array([[2.0**40 + 2.0**-12]]), 1) == 2.0**40 + TILE_ROWS + 2.0**-12
+
+
+def blocks(size):
+    """The rows that each block of a packed matrix holds."""
+    at = 0
+    while at < size:
+        height = products.next_height(size - at)
+        yield slice(at, at + height)
+        at += height
+
+
+@pytest.mark.parametrize("size", range(1, 31))
+def test_blocks_hold_every_row_once_and_none_alone(size):
+    parts = list(blocks(size))
+    assert [r for part in parts for r in range(size)[part]] == list(range(size))
+    heights = {part.stop - part.start for part in parts}
+    assert heights <= {2, 3} or size == 1
+
+
+@pytest.mark.parametrize("k", HEIGHTS)
+def test_packed_rows_unpack(k):
+    for count in COUNTS:
+        matrix = drawn(k, count, dtype=np.float64)
+        packed, at = packed_rows(matrix), 0
+        for part in blocks(k):
+            height = part.stop - part.start
+            end = at + height * count
+            assert np.array_equal(packed[at:end].reshape(count, height).T, matrix[part])
+            at = end
+        assert at == packed.size
+
+
+@pytest.mark.parametrize("d", range(1, 41))
+def test_a_packed_triangle_unpacks(d):
+    # What stands above the diagonal is not read; where a block reaches over it there are zeros.
+    factor = drawn(d, d, dtype=np.float64)
+    packed, at = packed_triangle(factor), 0
+    for part in blocks(d):
+        height = part.stop - part.start
+        end = at + height * part.stop
+        assert np.array_equal(packed[at:end].reshape(part.stop, height).T, np.tril(factor)[part, : part.stop])
+        at = end
+    assert at == packed.size <= d * (d + 3) // 2
+
+
+@both_precisions
+@pytest.mark.parametrize("d", [1, 2, 3, 4, 5, 7, 11])
+def test_packing_and_multiplying_by_one_gives_the_matrix_back(d, dtype):
+    matrix = drawn(d, d, dtype=dtype)
+    ones = np.zeros((TILE_ROWS, d), dtype)
+    ones[:d] = np.eye(d)
+    assert np.array_equal(multiply(matrix, np.zeros(d, dtype), ones)[:d], matrix.T)
+
+
+PRODUCTS = {
+    "multiply": ("_multiply_", products._make_multiply_strip, [(1,), (2,), (3,)]),
+    "add_squares": ("_square_", products._make_square_strip, [(1,), (2,), (3,)]),
+    "add_products": ("_add_", products._make_add_block, [(r, c) for r in (1, 2, 3, 4) for c in (1, 2, 3)]),
+}
+
+
+def interpret(name, monkeypatch):
+    """Let products.<name> run the Python function of every micro-kernel, as it does when nothing is compiled."""
+    prefix, make, sizes = PRODUCTS[name]
+    monkeypatch.setattr(products, "COMPILED", False)
+    for size in sizes:
+        monkeypatch.setattr(products, prefix + "x".join(map(str, size)), make(*size))
+    for function in (name, "_add_block", "next_height", "_next_rows", "_next_columns"):
+        monkeypatch.setattr(products, function, getattr(products, function).py_func)
+
+
+@pytest.mark.compiled
+@both_precisions
+@pytest.mark.parametrize("name", PRODUCTS)
+def test_instructions_do_what_the_python_beside_them_does(name, dtype, monkeypatch):
+    # Whole numbers have exact products and sums in whatever order, so that equal means equal.
+    random = np.random.default_rng(0)
+
+    def whole(*shape):
+        return random.integers(-4, 5, size=shape).astype(dtype)
+
+    cases = {
+        "multiply": [(multiply, whole(k, 7), whole(k), whole(TILE_ROWS, 7)) for k in HEIGHTS],
+        "add_squares": [(add_squares, np.tril(whole(d, d)), whole(TILE_ROWS, d), whole(TILE_ROWS)) for d in HEIGHTS],
+        "add_products": [
+            (add_products, whole(TILE_ROWS, r), whole(TILE_ROWS, c), whole(r, c).astype(float), c + 1)
+            for r in HEIGHTS
+            for c in HEIGHTS
+        ],
+    }[name]
+    compiled = [function(*arguments) for function, *arguments in cases]
+    interpret(name, monkeypatch)
+    for (function, *arguments), found in zip(cases, compiled, strict=True):
+        assert np.array_equal(function(*arguments), found)
