@@ -17,7 +17,8 @@ PACKAGE = Path(fastgmm.__file__).parent
 
 VERBS = {
     "maximise": ("statistics", "reg_covar"),
-    "form": ("parameters",),
+    "form": ("parameters", "single"),
+    "centred_form": ("parameters",),
     "second_moments": ("deviations", "responsibilities"),
     "stack": ("second",),
     "covariances_shape": ("k", "d"),
@@ -151,9 +152,9 @@ def test_public_names():
 def test_numba_is_decorated_in_one_place():
     """Only `kernels/_jit.py` calls the compiler, so that caching, flags and threads are decided once.
 
-    The tour plays the user, who compiles a density.
+    The tour and the warm-up play the user, who compiles a density.
     """
-    elsewhere = [path for path in PACKAGE.rglob("*.py") if path.name not in ("_jit.py", "tour.py")]
+    elsewhere = [path for path in PACKAGE.rglob("*.py") if path.name not in ("_jit.py", "tour.py", "warmup.py")]
     calls = ("@numba.njit", "@njit", "@jit", "numba.jit(", "@numba.jit", "@vectorize", "numba.cfunc(", "@cfunc")
     found = [
         (path.name, line)

@@ -5,6 +5,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from types import ModuleType
 
+import numpy as np
+
 from fastgmm.covariance import Parameters, Update
 from fastgmm.em.convergence import has_converged
 from fastgmm.sources import ArrayRows
@@ -87,7 +89,9 @@ def maximise(
     """Maximise, with the moments taken again about the new means if they lost digits where they were taken."""
     update: Update = structure.maximise(statistics, reg_covar)
     if update.jumped or update.failed >= 0:
-        again = source.reduce(structure.centred_form(parameters), centres=update.parameters.means)
+        means = update.parameters.means
+        centres = means if np.isfinite(means).all() else parameters.means
+        again = source.reduce(structure.centred_form(parameters), centres=centres)
         update = structure.maximise(again, reg_covar)
     return update
 

@@ -24,6 +24,7 @@ from fastgmm.kernels.forms import (
     make_log_constants,
     n_moments,
     pad,
+    suits_single,
     triangular_spread,
     working_features,
 )
@@ -562,7 +563,10 @@ def single_triangular(
 ) -> BlockedTriangular | None:
     """The same for float32 tiles, read about a reference amid the means; None where that is too coarse."""
     reference, centred = about_reference(weights, means)
-    if means.shape[1] <= SMALL_SIZES[-1] or triangular_spread(factors, covariances, centred) > LARGEST_SINGLE_SPREAD:
+    few = means.shape[1] <= SMALL_SIZES[-1]
+    if few or not suits_single(np.einsum("cjj->cj", covariances), centred):
+        return None
+    if triangular_spread(factors, covariances, centred) > LARGEST_SINGLE_SPREAD:
         return None
     log_constants = triangular_log_constants(weights, factors)
     parts = (log_constants, centred, reference, pack_factors(factors))

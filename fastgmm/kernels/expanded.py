@@ -26,6 +26,7 @@ from fastgmm.kernels.forms import (
     log_densities,
     make_log_constants,
     n_moments,
+    suits_single,
     triangular_spread,
     working_features,
 )
@@ -343,6 +344,7 @@ def full(
     if not SMALL_SIZES[-1] < d <= LARGEST_FULL or k < FEWEST_COMPONENTS:
         return None
     reference, centred = about_reference(weights, means)
+    single = single and suits_single(np.einsum("cjj->cj", covariances), centred)
     dtype = _choose_type(triangular_spread(factors, covariances, centred), single)
     if dtype is None:
         return None
@@ -358,8 +360,9 @@ def tied(
     """Form for one factor (d, d) shared by all components; None where centring is needed."""
     k, d = means.shape
     reference, centred = about_reference(weights, means)
-    sizes = np.diag(covariance) + (centred**2).max(axis=0)
-    dtype = _choose_type((factor**2 @ sizes).sum(), single)
+    variances = np.diag(covariance)
+    spread = (factor**2 @ (variances + (centred**2).max(axis=0))).sum()
+    dtype = _choose_type(spread, single and suits_single(variances, centred))
     if dtype is None:
         return None
     whitened = centred @ factor.T
@@ -376,7 +379,8 @@ def diagonal(
     """Form for the reciprocal standard deviations (k, d); None where centring is needed."""
     reference, centred = about_reference(weights, means)
     precisions = scales**2
-    dtype = _choose_type((precisions * (variances + centred**2)).sum(axis=1).max(), single)
+    spread = (precisions * (variances + centred**2)).sum(axis=1).max()
+    dtype = _choose_type(spread, single and suits_single(variances, centred))
     if dtype is None:
         return None
     linear = precisions * centred
@@ -393,7 +397,8 @@ def isotropic(
     reference, centred = about_reference(weights, means)
     precisions = scales**2
     squares = (centred**2).sum(axis=1)
-    dtype = _choose_type((precisions * (d * variances + squares)).max(), single)
+    spread = (precisions * (d * variances + squares)).max()
+    dtype = _choose_type(spread, single and suits_single(variances, centred))
     if dtype is None:
         return None
     constants = make_log_constants(weights, d * np.log(scales), d) - 0.5 * precisions * squares

@@ -94,6 +94,15 @@ def about_reference(weights: np.ndarray, means: np.ndarray) -> tuple[np.ndarray,
     return reference, means - reference
 
 
+# Squares between these, and what is a thousand widths away, stay clear of float32's ends.
+_SMALLEST_SINGLE, _LARGEST_SINGLE = 1e-30, 1e30
+
+
+def suits_single(variances: np.ndarray, centred: np.ndarray) -> bool:
+    """Whether the unit of the data lets float32 hold squares and precisions; variances and means by feature."""
+    return bool(variances.min() > _SMALLEST_SINGLE and variances.max() + (centred**2).max() < _LARGEST_SINGLE)
+
+
 def triangular_spread(factors: np.ndarray, covariances: np.ndarray, centred: np.ndarray) -> float:
     """How much larger the terms are that are added than their sum, for means `centred` about a reference.
 

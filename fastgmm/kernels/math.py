@@ -67,7 +67,7 @@ def exp_single(x: np.float32) -> np.float32:
 
 @kernel
 def log(x: float) -> float:
-    """Return log x for positive, finite, normal x. Within 1 ulp.
+    """Return log x for positive, finite, normal x, and NaN for NaN and infinity. Within 1 ulp.
 
     x = 2**n m with m in [sqrt(1/2), sqrt(2)); log m by the series in s = (m - 1) / (m + 1) with the coefficients of
     the freely distributable mathematics library (Sun Microsystems, 1993).
@@ -87,4 +87,5 @@ def log(x: float) -> float:
     )
     even = w * (3.999999999940941908e-01 + w * (2.222219843214978396e-01 + w * 1.531383769920937332e-01))
     half_square = 0.5 * f * f
-    return n * _LN2_HIGH - ((half_square - (s * (half_square + (even + odd)) + n * _LN2_LOW)) - f)
+    result = n * _LN2_HIGH - ((half_square - (s * (half_square + (even + odd)) + n * _LN2_LOW)) - f)
+    return result + (x - x)

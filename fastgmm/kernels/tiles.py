@@ -105,7 +105,7 @@ def log_sum(largest, total, out):
 
 @kernel(flags=SUMS)
 def _sum_to(values, count):
-    total = 0.0
+    total = np.float64(0.0)  # NumPy would go on in the type of a float32 tile
     for i in range(count):
         total += values[i]
     return total
@@ -113,7 +113,7 @@ def _sum_to(values, count):
 
 @kernel(flags=SUMS)
 def _weighted_sum(largest, total, weights):
-    result = 0.0
+    result = np.float64(0.0)
     for i in range(TILE_ROWS):
         result += weights[i] * (largest[i] + log(np.float64(total[i])))
     return result
@@ -130,7 +130,7 @@ def _log_product(total, count, products):
         size //= 2
         for i in range(size):
             products[i] *= products[size + i]
-    result = 0.0
+    result = np.float64(0.0)
     for i in range(_LOGARITHMS):
         result += log(np.float64(products[i]))
     return result
@@ -186,7 +186,7 @@ def scale_and_shift(values, factor, shift):
 @kernel(flags=SUMS)
 def scale_and_sum(values, factors):
     """Multiply one component's `values` by `factors` in place and return their sum."""
-    total = 0.0
+    total = np.float64(0.0)
     for i in range(TILE_ROWS):
         v = values[i] * factors[i]
         values[i] = v
@@ -211,7 +211,7 @@ def clear(values):
 @kernel(flags=SUMS)
 def centre_and_weigh(x, centre, r, deviation, weighted):
     """deviation = x - centre and weighted = r deviation for one feature; returns the sum of the latter."""
-    total = 0.0
+    total = np.float64(0.0)
     for i in range(TILE_ROWS):
         difference = x[i] - centre
         product = r[i] * difference
