@@ -64,6 +64,18 @@ def add_squares(factor, x, initial):
     return out[:TILE_ROWS]
 
 
+def add_centred_squares(factors, means, x, initial):
+    """initial + |F_c (x - mean_c)|² by the kernel, (b, k)."""
+    k, d = means.shape
+    out, work = guarded_tile(k, x.dtype), guarded_tile(d, x.dtype)
+    for c in range(k):
+        out[c * TILE_STRIDE : c * TILE_STRIDE + TILE_ROWS] = initial
+    packed = np.stack([packed_triangle(factor) for factor in factors])
+    products.add_centred_squares(packed, means, as_tile(x, x.dtype), work, out)
+    assert only_features_written(out, k)
+    return from_tile(out, k)
+
+
 def add_products(a, b, initial, stride):
     """initial + a bᵀ by the kernel, (rows, columns), into the corner of a wider matrix."""
     rows, columns = initial.shape
@@ -93,6 +105,17 @@ def test_squares_of_a_triangle_times_features(d, dtype):
     expected = initial + ((exact(x) @ exact(factor).T) ** 2).sum(axis=1)
     sizes = initial + ((np.abs(x) @ np.abs(factor).T) ** 2).sum(axis=1)
     assert within_rounding(add_squares(factor, x, initial), expected, sizes, dtype, 2 * d + 1)
+
+
+@both_precisions
+@pytest.mark.parametrize("d", HEIGHTS)
+def test_squares_about_means(d, dtype):
+    factors, means = np.tril(drawn(3, d, d, dtype=dtype)), drawn(3, d, dtype=dtype, seed=1)
+    x, initial = drawn(TILE_ROWS, d, dtype=dtype), np.abs(drawn(TILE_ROWS, dtype=dtype))
+    away = exact(x)[:, None] - exact(means)
+    expected = initial[:, None] + (np.einsum("cjl,icl->icj", exact(factors), away) ** 2).sum(axis=2)
+    sizes = initial[:, None] + (np.einsum("cjl,icl->icj", np.abs(factors), np.abs(away)) ** 2).sum(axis=2)
+    assert within_rounding(add_centred_squares(factors, means, x, initial), expected, sizes, dtype, 2 * d + 3)
 
 
 @both_precisions
@@ -179,7 +202,7 @@ def interpret(name, monkeypatch):
     monkeypatch.setattr(products, "COMPILED", False)
     for size in sizes:
         monkeypatch.setattr(products, prefix + "x".join(map(str, size)), make(*size))
-    for function in (name, "_add_block", "next_height", "_next_rows", "_next_columns"):
+    for function in (name, "_add_squares_of_strip", "_add_block", "next_height", "_next_rows", "_next_columns"):
         monkeypatch.setattr(products, function, getattr(products, function).py_func)
 
 

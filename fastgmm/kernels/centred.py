@@ -28,7 +28,14 @@ from fastgmm.kernels.forms import (
     triangular_spread,
     working_features,
 )
-from fastgmm.kernels.products import add_centred_squares, add_products, multiply, pack_rows, pack_triangle
+from fastgmm.kernels.products import (
+    add_centred_squares,
+    add_products,
+    multiply,
+    pack_rows,
+    pack_triangle,
+    packed_triangle_size,
+)
 from fastgmm.kernels.tiles import (
     centre_and_weigh,
     clear,
@@ -531,8 +538,7 @@ def _pack_factors(factors, out):
 def pack_factors(factors: np.ndarray) -> np.ndarray:
     """Lower triangular factors (k, d, d), each packed for `add_squares`."""
     k, d = factors.shape[:2]
-    # A block of three rows has three entries above the diagonal, one of two has one: at most one a row.
-    packed = np.zeros((k, d * (d + 3) // 2))
+    packed = np.empty((k, packed_triangle_size(d)))
     _pack_factors(factors, packed)
     return packed
 

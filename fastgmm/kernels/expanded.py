@@ -30,7 +30,7 @@ from fastgmm.kernels.forms import (
     triangular_spread,
     working_features,
 )
-from fastgmm.kernels.products import add_products, add_squares, multiply, pack_rows, pack_triangle
+from fastgmm.kernels.products import add_products, add_squares, multiply, pack_rows, pack_triangle, packed_triangle_size
 from fastgmm.kernels.tiles import clear, divide, scale
 
 # Beyond so many features, the products of pairs outgrow the second-level cache and centring is cheap beside them.
@@ -368,7 +368,7 @@ def tied(
     whitened = centred @ factor.T
     constants = make_log_constants(weights, np.log(np.diag(factor)).sum(), d) - 0.5 * (whitened**2).sum(axis=1)
     coefficients = np.concatenate([whitened @ factor, np.full((k, 1), -0.5)], axis=1)
-    packed = np.zeros(d * (d + 3) // 2)
+    packed = np.empty(packed_triangle_size(d))
     pack_triangle(factor, packed)
     return ExpandedTied(*_fields(dtype, constants, centred, reference, coefficients), packed.astype(dtype))
 

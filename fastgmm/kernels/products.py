@@ -377,7 +377,8 @@ def packed_triangle_size(d: int) -> int:
     """Length of a packed triangle."""
     size = r = 0
     while r < d:
-        height = min(d - r, 2) if d - r in (1, 2, 4) else 3
+        left = d - r
+        height = 3 if left == 3 or left >= 5 else min(left, 2)  # `next_height`, which from here would be compiled alone
         r += height
         size += height * r
     return size
