@@ -140,17 +140,19 @@ def test_lost_rows_are_counted_among_the_tiles_own(dtype):
 @both_precisions
 @pytest.mark.parametrize("lost", [np.nan, -np.inf, np.inf])
 @pytest.mark.parametrize("weighted", [False, True])
-@pytest.mark.parametrize("components", [[0, 1, 2], [0], [1], [2]])
-def test_a_lost_row_makes_its_tiles_log_likelihood_no_number(dtype, lost, weighted, components):
+@pytest.mark.parametrize(
+    ("k", "components"), [(3, [0, 1, 2]), (3, [0]), (3, [1]), (3, [2]), (2, [0, 1]), (2, [0]), (2, [1])]
+)
+def test_a_lost_row_makes_its_tiles_log_likelihood_no_number(dtype, lost, weighted, k, components):
     # The passes count lost rows only in tiles whose sum is not finite.
-    if lost == -np.inf and len(components) < 3:
+    if lost == -np.inf and len(components) < k:
         pytest.skip("a component may be infinitely far")
-    densities = np.zeros((TILE_ROWS, 3), dtype)
+    densities = np.zeros((TILE_ROWS, k), dtype)
     densities[17, components] = lost
     values = as_tile(densities, dtype)
     largest, total = np.empty(TILE_ROWS, dtype), np.empty(TILE_ROWS, dtype)
     with np.errstate(invalid="ignore"):
-        tiles.exponentiate(values, 3, largest, total)
+        tiles.exponentiate(values, k, largest, total)
         ones, work = np.ones(TILE_ROWS, dtype), np.empty(TILE_ROWS, dtype)
         found = tiles.sum_log_likelihoods(largest, total, ones, weighted, TILE_ROWS, work)
     assert not np.isfinite(found)

@@ -24,7 +24,7 @@ from fastgmm import GaussianMixture, Mixture, sample
 warnings.simplefilter("ignore")
 random = np.random.default_rng(1)
 for structure in {structures}:
-    for features in (1, 2, 3, 4, 7, 8, 10, 12, 13, 33):
+    for features in (1, 2, 3, 4, 7, 33):
         for components in (1, 5):
             for rows, threads in ((500, 1), (7_000, 2)):
                 for distance in (0.0, 1e5):
@@ -73,15 +73,9 @@ def nothing_is_left_to_compile(structures, cache):
 
 @pytest.mark.compiled
 @pytest.mark.slow
-def test_nothing_is_left_to_compile_for_one_structure(tmp_path):
-    assert nothing_is_left_to_compile(["diag"], tmp_path)
-
-
-@pytest.mark.compiled
-@pytest.mark.slow
-def test_nothing_is_left_to_compile_for_any_structure(tmp_path):
-    # The cache of this test run, where some of these kernels already are: minutes otherwise.
-    assert nothing_is_left_to_compile(list(STRUCTURES), os.environ.get("NUMBA_CACHE_DIR", tmp_path))
+def test_nothing_is_left_to_compile(tmp_path):
+    # The structure with the most forms; in the cache of this test run, where some are already: minutes otherwise.
+    assert nothing_is_left_to_compile(["full"], os.environ.get("NUMBA_CACHE_DIR", tmp_path))
 
 
 def test_every_structure_is_known():

@@ -69,10 +69,11 @@ def _exponentiate_pair(densities, largest, total):
     for i in range(TILE_ROWS):
         a = densities[i]
         b = densities[TILE_STRIDE + i]
-        top = max(a, b)
-        e = _exp(min(a, b) - top)
-        densities[i] = one if a >= b else e
-        densities[TILE_STRIDE + i] = e if a >= b else one
+        first = a >= b  # the choices below let no NaN go unseen, as max and min would
+        top = a if first else b
+        e = _exp((b if first else a) - top)
+        densities[i] = one if first else e
+        densities[TILE_STRIDE + i] = e if first else one
         largest[i] = top
         total[i] = one + e
 
