@@ -185,6 +185,7 @@ DATA = {
 }
 
 
+@pytest.mark.compiled
 @pytest.mark.parametrize("name", DATA)
 def test_inertia_is_at_least_as_good_as_scikit_learns(name):
     rows, runs, k = DATA[name], 8, 8
@@ -271,6 +272,7 @@ def test_moments_of_all_rows_of_any_type_in_any_pieces(monkeypatch, dtype, layou
         np.testing.assert_allclose(found.covariances[c], expected.covariances[same], rtol=1e-10)
 
 
+@pytest.mark.compiled
 @pytest.mark.parametrize("init_params", initialise.STARTS)
 @pytest.mark.parametrize(("n", "d", "k"), [(65_536, 128, 4), (600_000, 2, 20), (2_000_000, 1, 3)])
 def test_starts_take_bounded_memory(init_params, n, d, k):

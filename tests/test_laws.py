@@ -211,7 +211,7 @@ def take_moments_about_zero(monkeypatch):
     monkeypatch.setattr(
         ArrayRows, "reduce", lambda self, form, centres=None: reduce(self, form, np.zeros((3, self.n_features)))
     )
-    monkeypatch.setattr(expanded, "_about_reference", lambda weights, means: (np.zeros(means.shape[1]), means))
+    monkeypatch.setattr(expanded, "about_reference", lambda weights, means: (np.zeros(means.shape[1]), means))
     never_look_again(monkeypatch)
 
 
