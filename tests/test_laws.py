@@ -310,7 +310,7 @@ def test_the_unit_of_float32_rows_does_not_matter(structure, d, exponent):
     # A power of two changes no digit: charges in coulombs fit as charges in electrons do.
     rows, start = problem(structure, d)
     unit = 2.0**exponent
-    narrow = np.array([1.0, 4.0, 1.0]).reshape(3, *[1] * (start.factors.ndim - 1)) if structure != "tied" else 2.0
+    narrow = np.array([1.0, 2.0, 1.0]).reshape(3, *[1] * (start.factors.ndim - 1)) if structure != "tied" else 2.0
     start = start._replace(covariances=start.covariances / narrow**2, factors=narrow * start.factors)
     other = Parameters(start.weights, unit * start.means, unit**2 * start.covariances, start.factors / unit)
     here, there = (
