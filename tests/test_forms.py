@@ -55,6 +55,7 @@ def anything_may_be_expanded(monkeypatch):
     """Errors are measured in the terms that are added, so the chooser's limits do not matter here."""
     for dtype in expanded.LARGEST_SPREAD:
         monkeypatch.setitem(expanded.LARGEST_SPREAD, dtype, np.inf)
+    monkeypatch.setattr(expanded, "FARTHEST_MEAN", np.inf)
     monkeypatch.setattr(expanded, "FEWEST_COMPONENTS", 1)
 
 

@@ -21,6 +21,8 @@ pytestmark = pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceW
 def set_largest_spread(monkeypatch, spread):
     for dtype in expanded.LARGEST_SPREAD:
         monkeypatch.setitem(expanded.LARGEST_SPREAD, dtype, spread)
+    if spread == np.inf:
+        monkeypatch.setattr(expanded, "FARTHEST_MEAN", np.inf)
 
 
 @pytest.fixture(params=reference.ROUTES, ids=lambda route: "-".join(map(str, route)))

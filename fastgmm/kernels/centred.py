@@ -549,7 +549,8 @@ def triangular_log_constants(weights, factors):
     k, d = factors.shape[:2]
     out = np.empty(k)
     for c in range(k):
-        out[c] = np.log(weights[c]) - d * _HALF_LOG_2_PI
+        # NumPy would warn of the logarithm of a weight of zero.
+        out[c] = (np.log(weights[c]) if weights[c] > 0.0 else -np.inf) - d * _HALF_LOG_2_PI
         for j in range(d):
             out[c] += np.log(factors[c, j, j])
     return out

@@ -38,8 +38,10 @@ LARGEST_FULL = 16
 # Below so many components, building the products costs more than sharing them saves.
 FEWEST_COMPONENTS = 3
 # Largest spread, by the type of the tile. A log-density then has an error of some eps * spread * max(1, |log-density|)
-# and a covariance one of eps * spread in units of its own width: 1e-12 in float64 and 1e-4 in float32.
-LARGEST_SPREAD = {np.dtype(np.float64): 1e4, np.dtype(np.float32): 1e3}
+# and a covariance one of eps * spread in units of its own width: 1e-10 in float64 and 1e-4 in float32.
+LARGEST_SPREAD = {np.dtype(np.float64): 1e6, np.dtype(np.float32): 1e3}
+# A mean may be so many widths, squared, from the reference: a tenth of what has `maximise` ask for moments about it.
+FARTHEST_MEAN = 1e3
 
 # n rows, d features, k components, p features of the expansion, b = TILE_ROWS rows in a tile
 
@@ -318,8 +320,11 @@ def _expand_full(means, factors, constants, coefficients):
         constants[c] -= 0.5 * square
 
 
-def _choose_type(spread: float, single: bool) -> np.dtype | None:
-    """The narrowest type whose digits suffice, or None."""
+def _choose_type(spread: float, variances: np.ndarray, centred: np.ndarray, single: bool) -> np.dtype | None:
+    """The narrowest type whose digits suffice, or None; variances and means about the reference by feature."""
+    if not (centred**2 <= FARTHEST_MEAN * variances).all():
+        return None
+    single = single and suits_single(variances, centred)
     types = (np.dtype(np.float32), np.dtype(np.float64)) if single else (np.dtype(np.float64),)
     return next((dtype for dtype in types if spread <= LARGEST_SPREAD[dtype]), None)
 
@@ -344,8 +349,8 @@ def full(
     if not SMALL_SIZES[-1] < d <= LARGEST_FULL or k < FEWEST_COMPONENTS:
         return None
     reference, centred = about_reference(weights, means)
-    single = single and suits_single(np.einsum("cjj->cj", covariances), centred)
-    dtype = _choose_type(triangular_spread(factors, covariances, centred), single)
+    spread = triangular_spread(factors, covariances, centred)
+    dtype = _choose_type(spread, np.einsum("cjj->cj", covariances), centred, single)
     if dtype is None:
         return None
     constants = triangular_log_constants(weights, factors)
@@ -362,7 +367,7 @@ def tied(
     reference, centred = about_reference(weights, means)
     variances = np.diag(covariance)
     spread = (factor**2 @ (variances + (centred**2).max(axis=0))).sum()
-    dtype = _choose_type(spread, single and suits_single(variances, centred))
+    dtype = _choose_type(spread, variances, centred, single)
     if dtype is None:
         return None
     whitened = centred @ factor.T
@@ -380,7 +385,7 @@ def diagonal(
     reference, centred = about_reference(weights, means)
     precisions = scales**2
     spread = (precisions * (variances + centred**2)).sum(axis=1).max()
-    dtype = _choose_type(spread, single and suits_single(variances, centred))
+    dtype = _choose_type(spread, variances, centred, single)
     if dtype is None:
         return None
     linear = precisions * centred
@@ -398,7 +403,7 @@ def isotropic(
     precisions = scales**2
     squares = (centred**2).sum(axis=1)
     spread = (precisions * (d * variances + squares)).max()
-    dtype = _choose_type(spread, single and suits_single(variances, centred))
+    dtype = _choose_type(spread, variances[:, None], centred, single)
     if dtype is None:
         return None
     constants = make_log_constants(weights, d * np.log(scales), d) - 0.5 * precisions * squares
