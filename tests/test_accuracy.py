@@ -119,6 +119,12 @@ EXPANDED_CASES = [(1.0, 1.0), (10.0, 2.0), (10.0, 4.0)]
 OFFSETS = [0.0, 1e6 + 0.1]
 
 
+@pytest.fixture
+def any_distance(monkeypatch):
+    """Only the spread decides, however far apart the means that give it."""
+    monkeypatch.setattr(expanded, "FARTHEST_MEAN", np.inf)
+
+
 def in_range(structure, d):
     return structure != "full" or 4 < d <= expanded.LARGEST_FULL
 
@@ -140,6 +146,7 @@ def test_centred_log_densities_are_exact_to_nine_digits(structure, d, offset):
 @pytest.mark.parametrize("structure", STRUCTURES)
 @pytest.mark.parametrize("d", DIMENSIONS)
 @pytest.mark.parametrize("offset", OFFSETS)
+@pytest.mark.usefixtures("any_distance")
 def test_expanded_log_densities_are_exact_to_nine_digits(structure, d, offset):
     if not in_range(structure, d):
         pytest.skip("no such form")
@@ -192,12 +199,6 @@ def at_spread(structure, k, d, spread, random):
     least = spreads_of(structure, base._replace(means=0 * base.means))
     stretch = np.sqrt(((spread - least) / (spreads_of(structure, base) - least)).min())
     return base._replace(means=stretch * base.means)
-
-
-@pytest.fixture
-def any_distance(monkeypatch):
-    """Only the spread decides: `at_spread` reaches it by moving means apart."""
-    monkeypatch.setattr(expanded, "FARTHEST_MEAN", np.inf)
 
 
 BORDERS = [("full", k, d) for k in (2, 3) for d in (4, 5, 16, 17)] + [
