@@ -271,11 +271,14 @@ def test_the_driver_adds_to_the_bits_of_the_serial_body(span, workers):
     kernel_rows, ranges, size = array._as_kernel_rows(rows), -(-LONG // RANGE_ROWS), sums_size(form)
     scratch = np.zeros((workers, scratch_size(form)))
     levels = np.zeros((workers, 8, size))
-    serial, partial = np.empty(size), np.empty((-(-ranges // span), size))
-    passes.statistics_span(kernel_rows, np.empty(0), form, form.means, 0, ranges, scratch[0], levels[0], serial)
+    serial, partial = np.empty((1, size)), np.empty((-(-ranges // span), size))
+    whole = 1 << (ranges - 1).bit_length()
+    passes.statistics_share(
+        0, kernel_rows, np.empty(0), form, form.means, ranges, whole, scratch[:1], levels[:1], serial
+    )
     arguments = (kernel_rows, np.empty(0), form, form.means, ranges, span, scratch, levels, partial)
     passes.statistics_parallel(passes.statistics_share, *arguments)
-    assert np.array_equal(reference.tree_sum(list(partial)), serial)
+    assert np.array_equal(reference.tree_sum(list(partial)), serial[0])
 
 
 @pytest.mark.parametrize("ranges", range(1, 10) if COMPILED else (1, 3))
