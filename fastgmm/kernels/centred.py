@@ -29,8 +29,10 @@ from fastgmm.kernels.forms import (
     working_features,
 )
 from fastgmm.kernels.products import (
+    SCATTER_ROWS,
     add_centred_squares,
     add_products,
+    add_scatter,
     multiply,
     pack_rows,
     pack_triangle,
@@ -53,8 +55,6 @@ SMALL_SIZES = (1, 2, 3, 4)
 # eps * sqrt(spread), 1e-4, as the rows themselves are rounded to float32 about the reference.
 LARGEST_SINGLE_SPREAD = 1e6
 _HALF_LOG_2_PI = 0.5 * math.log(2 * math.pi)
-# Rows of the lower triangle of second moments that are weighed at a time: they stay in the first-level cache.
-_ROWS = 4
 
 
 class SmallTriangular(NamedTuple):
@@ -210,21 +210,6 @@ def _log_densities_blocked(form, tile, out):
         scale_and_shift(out[c * TILE_STRIDE :], -0.5, form.log_constants[c])
 
 
-@kernel
-def _weigh(rows, count, share, out):
-    for j in range(count):
-        scale(rows[j * TILE_STRIDE :], share, out[j * TILE_STRIDE :])
-
-
-@kernel
-def _add_scatter(deviations, size, share, weighted, out):
-    """Add Σ_i share_i y_i y_iᵀ to the lower triangle of `out` (size, size), four rows at a time."""
-    for j in range(0, size, _ROWS):
-        count = min(_ROWS, size - j)
-        _weigh(deviations[j * TILE_STRIDE :], count, share, weighted)
-        add_products(weighted, count, deviations, j + count, out[j * size :], size)
-
-
 @accumulate.body(BlockedTriangular)
 @kernel
 def _accumulate_blocked(form, tile, values, total, weights, centres, sums):
@@ -237,8 +222,8 @@ def _accumulate_blocked(form, tile, values, total, weights, centres, sums):
         first = sums[HEAD + k + c * d :]
         second = sums[HEAD + k + k * d + c * d * d :]
         share = values[c * TILE_STRIDE :]
-        for j in range(0, d, _ROWS):
-            count = min(_ROWS, d - j)
+        for j in range(0, d, SCATTER_ROWS):
+            count = min(SCATTER_ROWS, d - j)
             at = j * TILE_STRIDE
             for m in range(count):
                 row = at + m * TILE_STRIDE
@@ -286,14 +271,14 @@ def _accumulate_shared(form, tile, values, total, weights, centres, sums):
     for c in range(k):
         share = values[c * TILE_STRIDE :]
         scale(share, total, share)
-    _add_scatter(values, k, weights, weighted, products)
+    add_scatter(values, k, weights, weighted, products)
     for j in range(d):
         row = deviations[j * TILE_STRIDE :]
         for i in range(TILE_ROWS):
             row[i] = tile[j * TILE_STRIDE + i]
         for c in range(k):
             subtract_multiple(values[c * TILE_STRIDE :], centres[c, j], row)
-    _add_scatter(deviations, d, weights, weighted, scatter)
+    add_scatter(deviations, d, weights, weighted, scatter)
     scale_components(values, k, weights, sums[HEAD:])
     for c in range(k):
         for j in range(d):
@@ -426,7 +411,7 @@ def _(form: SmallTriangular) -> int:
 @working_features.register(BlockedTriangular)
 @working_features.register(SharedTriangular)
 def _(form: Any) -> int:
-    return 2 * form.means.shape[1] + _ROWS
+    return 2 * form.means.shape[1] + SCATTER_ROWS
 
 
 @working_features.register(Diagonal)

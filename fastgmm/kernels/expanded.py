@@ -30,7 +30,16 @@ from fastgmm.kernels.forms import (
     triangular_spread,
     working_features,
 )
-from fastgmm.kernels.products import add_products, add_squares, multiply, pack_rows, pack_triangle, packed_triangle_size
+from fastgmm.kernels.products import (
+    SCATTER_ROWS,
+    add_products,
+    add_scatter,
+    add_squares,
+    multiply,
+    pack_rows,
+    pack_triangle,
+    packed_triangle_size,
+)
 from fastgmm.kernels.tiles import clear, divide, scale
 
 # Beyond so many features, the products of pairs outgrow the second-level cache and centring is cheap beside them.
@@ -172,13 +181,7 @@ def _accumulate_full(form, tile, values, total, weights, centres, sums):
 def _accumulate_tied(form, tile, values, total, weights, centres, sums):
     k, d = form.means.shape
     _accumulate_features(tile, values, k, d + 1, total, weights, sums)
-    scatter = sums[HEAD + k * (d + 2) :]
-    weighted = tile[(d + 2) * TILE_STRIDE :]
-    for j in range(d):
-        scale(tile[j * TILE_STRIDE :], weights, weighted[j * TILE_STRIDE :])
-    for j in range(0, d, 4):
-        count = min(4, d - j)
-        add_products(weighted[j * TILE_STRIDE :], count, tile, j + count, scatter[j * d :], d)
+    add_scatter(tile, d, weights, tile[(d + 2) * TILE_STRIDE :], sums[HEAD + k * (d + 2) :])
 
 
 @accumulate.body(ExpandedDiagonal)
@@ -207,7 +210,7 @@ def _(form: ExpandedFull) -> int:
 
 @working_features.register
 def _(form: ExpandedTied) -> int:
-    return 2 * form.means.shape[1] + 2
+    return form.means.shape[1] + 2 + SCATTER_ROWS
 
 
 @working_features.register

@@ -20,6 +20,7 @@ from numba.core import cgutils
 from numba.extending import intrinsic
 
 from fastgmm.kernels._jit import COMPILED, TILE_ROWS, TILE_STRIDE, VECTOR_BYTES, kernel
+from fastgmm.kernels.tiles import scale
 
 # Rows of a strip: as many vectors as leave registers for three rows of coefficients. 16 registers hold 3 x 4 sums,
 # three coefficients and one vector of features.
@@ -343,6 +344,20 @@ def add_products(a, rows, b, columns, out, stride):
             _add_block(height, width, a[r * TILE_STRIDE :], b[c * TILE_STRIDE :], out[r * stride + c :], stride)
             c += width
         r += height
+
+
+# Rows of the lower triangle of second moments that are weighed at a time: they stay in the first-level cache.
+SCATTER_ROWS = 4
+
+
+@kernel
+def add_scatter(x, size, share, weighted, out):
+    """Add Σ_i share_i x_i x_iᵀ to the lower triangle of `out` (size, size); `weighted` holds SCATTER_ROWS features."""
+    for j in range(0, size, SCATTER_ROWS):
+        count = min(SCATTER_ROWS, size - j)
+        for m in range(count):
+            scale(x[(j + m) * TILE_STRIDE :], share, weighted[m * TILE_STRIDE :])
+        add_products(weighted, count, x, j + count, out[j * size :], size)
 
 
 @kernel
