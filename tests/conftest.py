@@ -45,6 +45,6 @@ def kernels_only(tmp_path):
     copy = tmp_path / "copy" / "fastgmm"
     (copy / "kernels").mkdir(parents=True)
     (copy / "__init__.py").touch()
-    for name in ("__init__.py", "_jit.py", "_notice.py", "math.py", "tiles.py"):
+    for name in ("__init__.py", "_jit.py", "_notice.py", "math.py", "softmax.py", "tiles.py", "vectors.py"):
         shutil.copy(kernels / name, copy / "kernels" / name)
     return copy.parent

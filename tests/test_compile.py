@@ -11,10 +11,10 @@ pytestmark = pytest.mark.compiled
 
 LOG_SUM = """
 import numpy as np
-from fastgmm.kernels import _jit, tiles
+from fastgmm.kernels import _jit, softmax
 
 out = np.empty(_jit.TILE_ROWS)
-tiles.log_sum(np.zeros_like(out), np.ones_like(out), out)
+softmax.log_sum(np.zeros_like(out), np.ones_like(out), out)
 result = float(out[0])
 folder = str(_jit.CACHE_FOLDER) if _jit.CACHE_FOLDER else None
 """
@@ -179,10 +179,10 @@ def test_few_kernels_are_compiled_for_a_fit(tmp_path):
 def test_a_kernel_that_kernels_call_is_called_from_python_as_well(kernels_only, tmp_path):
     code = """
 import numpy as np
-from fastgmm.kernels import tiles
+from fastgmm.kernels import softmax
 from fastgmm.kernels.math import log
 total, out = np.full(256, 3.0), np.empty(256)
-tiles.log_sum(np.zeros(256), total, out)
+softmax.log_sum(np.zeros(256), total, out)
 result = [float(out[0]), float(log(3.0)), len(log.signatures)]
 folder = None
 """

@@ -100,8 +100,8 @@ class Tile:
         self.values[: k * TILE_STRIDE] = as_tile(terms, self.route.dtype)
         sums = np.full(forms.sums_size(self.form) + 1, 0.0)
         about = forms.pad(centres - self.origin, self.form.means.shape[1])
-        total = terms.sum(axis=1)
-        forms.accumulate(self.form, self.tile, self.values, total, weights.copy(), about, sums)
+        inverse = 1.0 / terms.sum(axis=1)
+        forms.accumulate(self.form, self.tile, self.values, inverse, weights.copy(), about, sums)
         assert not sums[: forms.HEAD].any() and sums[-1] == 0.0
         assert np.isnan(self.tile[-TILE_STRIDE:]).all() and np.isnan(self.values[-TILE_STRIDE:]).all()
         found = forms.cut_moments(self.form, sums[forms.HEAD : -1], about, d)

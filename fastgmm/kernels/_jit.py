@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any
 
 import numba
-import numpy as np
 from numba import config, types
 from numba.core import event
 from numba.core.codegen import get_host_cpu_features
@@ -252,21 +251,6 @@ def chosen_by_class(function: Callable[..., Any]) -> Any:
         choose.__name__ = f"choose_{name}"
         options = {"error_model": "numpy", "fastmath": set(ELEMENTWISE), **_NO_WRAPPERS}
         overload(stub, strict=False, jit_options=options)(choose)
-    return stub
-
-
-def by_precision(double: Any, single: Any) -> Any:
-    """A function that runs `single` for a float32 argument and `double` for any other, compiled or not."""
-
-    def stub(x: Any) -> Any:
-        return single(x) if isinstance(x, np.float32) else double(x)
-
-    if COMPILED:
-
-        def choose(x: Any) -> Any:
-            return single.py_func if x == types.float32 else double.py_func
-
-        overload(stub, strict=False, jit_options={"error_model": "numpy", "fastmath": set(ELEMENTWISE)})(choose)
     return stub
 
 

@@ -41,7 +41,6 @@ from fastgmm.kernels.products import (
 from fastgmm.kernels.tiles import (
     centre_and_weigh,
     clear,
-    divide,
     scale,
     scale_and_shift,
     scale_components,
@@ -189,14 +188,14 @@ def _small_moments(tile, centre, values, share, weight, first, second, dims):
 
 @accumulate.body(SmallTriangular)
 @kernel
-def _accumulate_small(form, tile, values, total, weights, centres, sums):
+def _accumulate_small(form, tile, values, inverse, weights, centres, sums):
     k, d = form.means.shape
-    divide(weights, total, total)
+    scale(inverse, weights, inverse)
     for c in range(k):
         weight = sums[HEAD + c :]
         first = sums[HEAD + k + c * d :]
         second = sums[HEAD + k + k * d + c * d * d :]
-        _small_moments(tile, centres[c], values[c * TILE_STRIDE :], total, weight, first, second, form.size.shape)
+        _small_moments(tile, centres[c], values[c * TILE_STRIDE :], inverse, weight, first, second, form.size.shape)
 
 
 @log_densities.body(BlockedTriangular)
@@ -212,12 +211,12 @@ def _log_densities_blocked(form, tile, out):
 
 @accumulate.body(BlockedTriangular)
 @kernel
-def _accumulate_blocked(form, tile, values, total, weights, centres, sums):
+def _accumulate_blocked(form, tile, values, inverse, weights, centres, sums):
     k, d = form.means.shape
     deviations = tile[d * TILE_STRIDE :]
     weighted = tile[2 * d * TILE_STRIDE :]
-    divide(weights, total, total)
-    scale_components(values, k, total, sums[HEAD:])
+    scale(inverse, weights, inverse)
+    scale_components(values, k, inverse, sums[HEAD:])
     for c in range(k):
         first = sums[HEAD + k + c * d :]
         second = sums[HEAD + k + k * d + c * d * d :]
@@ -255,7 +254,7 @@ def _first_about(x, centre, r):
 
 @accumulate.body(SharedTriangular)
 @kernel
-def _accumulate_shared(form, tile, values, total, weights, centres, sums):
+def _accumulate_shared(form, tile, values, inverse, weights, centres, sums):
     """Scatter about each row's own mixture of centres, and the products of responsibilities.
 
     Σ_c r_c (x - μ_c)(x - μ_c)ᵀ = (x - m)(x - m)ᵀ + ½ Σ_ab r_a r_b (μ_a - μ_b)(μ_a - μ_b)ᵀ with m = Σ_c r_c μ_c: exact,
@@ -266,11 +265,9 @@ def _accumulate_shared(form, tile, values, total, weights, centres, sums):
     products = sums[HEAD + k + k * d + d * d :]
     deviations = tile[d * TILE_STRIDE :]
     weighted = tile[2 * d * TILE_STRIDE :]
-    for i in range(TILE_ROWS):
-        total[i] = 1.0 / total[i]
     for c in range(k):
         share = values[c * TILE_STRIDE :]
-        scale(share, total, share)
+        scale(share, inverse, share)
     add_scatter(values, k, weights, weighted, products)
     for j in range(d):
         row = deviations[j * TILE_STRIDE :]
@@ -346,10 +343,10 @@ def _four_moments(x, centre, r, first, second):
 
 @accumulate.body(Diagonal)
 @kernel
-def _accumulate_diagonal(form, tile, values, total, weights, centres, sums):
+def _accumulate_diagonal(form, tile, values, inverse, weights, centres, sums):
     k, d = form.means.shape
-    divide(weights, total, total)
-    scale_components(values, k, total, sums[HEAD:])
+    scale(inverse, weights, inverse)
+    scale_components(values, k, inverse, sums[HEAD:])
     for c in range(k):
         first = sums[HEAD + k + c * d :]
         second = sums[HEAD + k + k * d + c * d :]
@@ -391,10 +388,10 @@ def _four_first_moments(x, centre, r, first):
 
 @accumulate.body(Isotropic)
 @kernel
-def _accumulate_isotropic(form, tile, values, total, weights, centres, sums):
+def _accumulate_isotropic(form, tile, values, inverse, weights, centres, sums):
     k, d = form.means.shape
-    divide(weights, total, total)
-    scale_components(values, k, total, sums[HEAD:])
+    scale(inverse, weights, inverse)
+    scale_components(values, k, inverse, sums[HEAD:])
     for c in range(k):
         square = 0.0
         first = sums[HEAD + k + c * d :]

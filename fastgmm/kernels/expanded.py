@@ -40,7 +40,7 @@ from fastgmm.kernels.products import (
     pack_triangle,
     packed_triangle_size,
 )
-from fastgmm.kernels.tiles import clear, divide, scale
+from fastgmm.kernels.tiles import clear, scale
 
 # Beyond so many features, the products of pairs outgrow the second-level cache and centring is cheap beside them.
 LARGEST_FULL = 16
@@ -161,41 +161,41 @@ def _log_densities_isotropic(form, tile, out):
 
 
 @kernel(inline=True)
-def _accumulate_features(tile, values, k, count, total, weights, sums):
+def _accumulate_features(tile, values, k, count, inverse, weights, sums):
     """Add the moments of the first `count` features and, as one more, of the ones."""
-    divide(weights, total, total)
+    scale(inverse, weights, inverse)
     for c in range(k):
-        scale(values[c * TILE_STRIDE :], total, values[c * TILE_STRIDE :])
+        scale(values[c * TILE_STRIDE :], inverse, values[c * TILE_STRIDE :])
     add_products(values, k, tile, count + 1, sums[HEAD:], count + 1)
 
 
 @accumulate.body(ExpandedFull)
 @kernel
-def _accumulate_full(form, tile, values, total, weights, centres, sums):
+def _accumulate_full(form, tile, values, inverse, weights, centres, sums):
     k, d = form.means.shape
-    _accumulate_features(tile, values, k, d + d * (d + 1) // 2, total, weights, sums)
+    _accumulate_features(tile, values, k, d + d * (d + 1) // 2, inverse, weights, sums)
 
 
 @accumulate.body(ExpandedTied)
 @kernel
-def _accumulate_tied(form, tile, values, total, weights, centres, sums):
+def _accumulate_tied(form, tile, values, inverse, weights, centres, sums):
     k, d = form.means.shape
-    _accumulate_features(tile, values, k, d + 1, total, weights, sums)
+    _accumulate_features(tile, values, k, d + 1, inverse, weights, sums)
     add_scatter(tile, d, weights, tile[(d + 2) * TILE_STRIDE :], sums[HEAD + k * (d + 2) :])
 
 
 @accumulate.body(ExpandedDiagonal)
 @kernel
-def _accumulate_diagonal(form, tile, values, total, weights, centres, sums):
+def _accumulate_diagonal(form, tile, values, inverse, weights, centres, sums):
     k, d = form.means.shape
-    _accumulate_features(tile, values, k, 2 * d, total, weights, sums)
+    _accumulate_features(tile, values, k, 2 * d, inverse, weights, sums)
 
 
 @accumulate.body(ExpandedIsotropic)
 @kernel
-def _accumulate_isotropic(form, tile, values, total, weights, centres, sums):
+def _accumulate_isotropic(form, tile, values, inverse, weights, centres, sums):
     k, d = form.means.shape
-    _accumulate_features(tile, values, k, d + 1, total, weights, sums)
+    _accumulate_features(tile, values, k, d + 1, inverse, weights, sums)
 
 
 def _n_full(d: int) -> int:

@@ -39,10 +39,10 @@ def log_densities(form, tile, out):
 
 
 @chosen_by_class
-def accumulate(form, tile, values, total, weights, centres, sums):
-    """Turn `values` / `total` into responsibilities and add a tile's weight and moments to `sums`.
+def accumulate(form, tile, values, inverse, weights, centres, sums):
+    """Turn `values * inverse` into responsibilities and add a tile's weight and moments to `sums`.
 
-    `values` is what `exponentiate` left, and is overwritten, as is `total`. Centred forms take moments about
+    `values` and `inverse` are what `exponentiate` left, and are overwritten. Centred forms take moments about
     `centres` (k, d), expanded ones about their reference.
     """
 

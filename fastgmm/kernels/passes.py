@@ -9,7 +9,8 @@ from numba import prange
 
 from fastgmm.kernels._jit import RANGE_ROWS, TILE_ROWS, TILE_STRIDE, kernel, parallel_kernel
 from fastgmm.kernels.forms import accumulate, log_densities
-from fastgmm.kernels.tiles import count_lost, exponentiate, load_tile, load_weights, log_sum, sum_log_likelihoods
+from fastgmm.kernels.softmax import count_lost, exponentiate, log_sum, sum_log_likelihoods
+from fastgmm.kernels.tiles import load_tile, load_weights
 
 # n rows, d features (padded), k components, b = TILE_ROWS rows in a tile
 
@@ -51,7 +52,7 @@ def _add(values, out):
 def _range_sums(rows, row_weights, form, centres, start, stop, scratch, sums):
     """Set `sums` to the statistics of rows[start:stop]."""
     k, d = form.means.shape
-    weights, largest, total, work, densities, tile = _cut(scratch, k)
+    weights, largest, total, inverse, densities, tile = _cut(scratch, k)
     _clear(tile[rows.shape[1] * TILE_STRIDE : d * TILE_STRIDE])
     _clear(sums)
     for first in range(start, stop, TILE_ROWS):
@@ -59,12 +60,12 @@ def _range_sums(rows, row_weights, form, centres, start, stop, scratch, sums):
         load_tile(rows, first, count, form.reference, tile)
         load_weights(row_weights, first, count, weights)
         log_densities(form, tile, densities)
-        exponentiate(densities, k, largest, total)
-        log_likelihood = sum_log_likelihoods(largest, total, weights, row_weights.size > 0, count, work)
+        exponentiate(densities, k, largest, total, inverse)
+        log_likelihood = sum_log_likelihoods(largest, total, weights, row_weights.size > 0, count)
         sums[0] += log_likelihood
         if not np.isfinite(log_likelihood):
             sums[1] += count_lost(largest, total, count)
-        accumulate(form, tile, densities, total, weights, centres, sums)
+        accumulate(form, tile, densities, inverse, weights, centres, sums)
 
 
 @kernel(inline=True)
@@ -129,7 +130,7 @@ def rows_span(rows, form, first, last, scratch, log_likelihoods, responsibilitie
     which the caller repairs.
     """
     k, d = form.means.shape
-    sums, largest, total, _, densities, tile = _cut(scratch, k)
+    sums, largest, total, inverse, densities, tile = _cut(scratch, k)
     _clear(tile[rows.shape[1] * TILE_STRIDE : d * TILE_STRIDE])
     lost[0] = 0
     for start in range(first * RANGE_ROWS, min(rows.shape[0], last * RANGE_ROWS), TILE_ROWS):
@@ -138,7 +139,7 @@ def rows_span(rows, form, first, last, scratch, log_likelihoods, responsibilitie
         log_densities(form, tile, densities)
         if labels.size:
             _write_labels(densities, k, labels, start, count)
-        exponentiate(densities, k, largest, total)
+        exponentiate(densities, k, largest, total, inverse)
         log_sum(largest, total, sums)
         lost[0] += count_lost(largest, total, count)
         if log_likelihoods.size:
@@ -146,7 +147,7 @@ def rows_span(rows, form, first, last, scratch, log_likelihoods, responsibilitie
         if responsibilities.size:
             for i in range(count):
                 for c in range(k):
-                    responsibilities[start + i, c] = densities[c * TILE_STRIDE + i] / total[i]
+                    responsibilities[start + i, c] = densities[c * TILE_STRIDE + i] * inverse[i]
 
 
 @kernel

@@ -10,17 +10,15 @@ beside it the same written in LLVM's language.
     add_products    out += a bᵀ              sums over the rows of a tile
 """
 
-from collections.abc import Callable
 from typing import Any
 
-import numpy as np
 from llvmlite import ir
-from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
 from fastgmm.kernels._jit import COMPILED, TILE_ROWS, TILE_STRIDE, VECTOR_BYTES, kernel
 from fastgmm.kernels.tiles import scale
+from fastgmm.kernels.vectors import INDEX, Emitter, rows_of, void_intrinsic
 
 # Rows of a strip: as many vectors as leave registers for three rows of coefficients. 16 registers hold 3 x 4 sums,
 # three coefficients and one vector of features.
@@ -28,106 +26,21 @@ _VECTORS = 4
 STRIP_BYTES = _VECTORS * VECTOR_BYTES
 # Outputs of a block of `add_products`: 4 x 3 sums, three vectors of one operand and one of the other.
 _MOST_ROWS, _MOST_COLUMNS = 4, 3
-_INDEX = ir.IntType(64)
-
-
-class _Emitter:
-    """LLVM instructions on vectors of one element type."""
-
-    def __init__(self, builder: ir.IRBuilder, element: ir.Type) -> None:
-        self.builder = builder
-        self.element = element
-        self.bytes = 8 if isinstance(element, ir.DoubleType) else 4
-        self.lanes = VECTOR_BYTES // self.bytes
-        self.vector = ir.VectorType(element, self.lanes)
-        self._suffix = f"v{self.lanes}f{8 * self.bytes}"
-
-    def _intrinsic(self, name: str, result: ir.Type, arguments: list[ir.Type]) -> ir.Function:
-        kind = ir.FunctionType(result, arguments)
-        return cgutils.get_or_insert_function(self.builder.module, kind, f"llvm.{name}.{self._suffix}")
-
-    def at(self, pointer: ir.Value, index: Any) -> ir.Value:
-        """Address of an element; `index` is a value or an int."""
-        index = _INDEX(index) if isinstance(index, int) else index
-        return self.builder.gep(pointer, [index])
-
-    def load(self, pointer: ir.Value, index: Any) -> ir.Value:
-        """A vector from consecutive elements."""
-        where = self.builder.bitcast(self.at(pointer, index), self.vector.as_pointer())
-        return self.builder.load(where, align=self.bytes)
-
-    def store(self, value: ir.Value, pointer: ir.Value, index: Any) -> None:
-        """A vector to consecutive elements."""
-        where = self.builder.bitcast(self.at(pointer, index), self.vector.as_pointer())
-        self.builder.store(value, where, align=self.bytes)
-
-    def broadcast(self, pointer: ir.Value, index: Any) -> ir.Value:
-        """A vector of one element's copies."""
-        scalar = self.builder.load(self.at(pointer, index))
-        undefined = ir.Constant(self.vector, ir.Undefined)
-        lane = self.builder.insert_element(undefined, scalar, ir.IntType(32)(0))
-        zeros = ir.Constant(ir.VectorType(ir.IntType(32), self.lanes), [0] * self.lanes)
-        return self.builder.shuffle_vector(lane, undefined, zeros)
-
-    def multiply_add(self, a: ir.Value, b: ir.Value, total: ir.Value) -> ir.Value:
-        """a b + total, rounded once."""
-        return self.builder.call(self._intrinsic("fma", self.vector, [self.vector] * 3), [a, b, total])
-
-    def zeros(self) -> ir.Constant:
-        """A vector of zeros."""
-        return ir.Constant(self.vector, [0.0] * self.lanes)
-
-    def sum(self, vector: ir.Value) -> ir.Value:
-        """The sum of a vector's elements as a double."""
-        function = self._intrinsic("vector.reduce.fadd", self.element, [self.element, self.vector])
-        total = self.builder.call(function, [ir.Constant(self.element, -0.0), vector], fastmath=("reassoc",))
-        return total if self.bytes == 8 else self.builder.fpext(total, ir.DoubleType())
-
-    def variable(self, value: ir.Value) -> ir.Value:
-        """A register that keeps changing: LLVM turns the stack slot into one."""
-        slot = cgutils.alloca_once(self.builder, value.type)
-        self.builder.store(value, slot)
-        return slot
-
-
-def _pointer(context: Any, builder: ir.IRBuilder, array_type: Any, array: ir.Value) -> ir.Value:
-    return context.make_array(array_type)(context, builder, array).data
-
-
-def _typed(emit: Callable[..., None], *arguments: Any) -> tuple[Any, Callable[..., ir.Value]]:
-    """What Numba asks of an intrinsic whose instructions `emit(emitter, *values)` writes; arrays come as pointers."""
-    signature = types.void(*(a if isinstance(a, types.Array) else types.intp for a in arguments))
-
-    def generate(context: Any, builder: ir.IRBuilder, signature: Any, values: Any) -> ir.Value:
-        operands = [
-            _pointer(context, builder, kind, value) if isinstance(kind, types.Array) else value
-            for kind, value in zip(signature.args, values, strict=True)
-        ]
-        emit(_Emitter(builder, operands[0].type.pointee), *operands)
-        return context.get_dummy_value()
-
-    return signature, generate
 
 
 def _accumulate_strip(
-    e: _Emitter, height: int, coefficients: ir.Value, x: ir.Value, count: ir.Value, sums: list[list[ir.Value]]
+    e: Emitter, height: int, coefficients: ir.Value, x: ir.Value, count: ir.Value, sums: list[list[ir.Value]]
 ) -> None:
     """sums[r][v] += Σ_p coefficients[p, r] x[p, v]."""
     with cgutils.for_range(e.builder, count) as loop:
-        at = e.builder.mul(loop.index, _INDEX(TILE_STRIDE))
-        first = e.builder.mul(loop.index, _INDEX(height))
+        at = e.builder.mul(loop.index, INDEX(TILE_STRIDE))
+        first = e.builder.mul(loop.index, INDEX(height))
         # The coefficients stay while one vector of features after the other comes: 16 registers in all.
-        rows = [e.broadcast(coefficients, e.builder.add(first, _INDEX(r))) for r in range(height)]
+        rows = [e.broadcast(coefficients, e.builder.add(first, INDEX(r))) for r in range(height)]
         for v in range(_VECTORS):
-            features = e.load(x, e.builder.add(at, _INDEX(v * e.lanes)))
+            features = e.load(x, e.builder.add(at, INDEX(v * e.lanes)))
             for r in range(height):
                 e.builder.store(e.multiply_add(rows[r], features, e.builder.load(sums[r][v])), sums[r][v])
-
-
-def _strip(values: np.ndarray, rows: int, strip: int) -> np.ndarray:
-    """A view of one strip of the first rows of a flat tile, (rows, strip)."""
-    flat = values[: (rows - 1) * TILE_STRIDE + strip]
-    return np.lib.stride_tricks.as_strided(flat, (rows, strip), (TILE_STRIDE * values.itemsize, values.itemsize))
 
 
 def _make_multiply_strip(height: int) -> Any:
@@ -135,7 +48,7 @@ def _make_multiply_strip(height: int) -> Any:
         """out[r] = initial[r] + Σ_p coefficients[p, r] x[p] on one strip, for a fixed number of rows r."""
         strip = STRIP_BYTES // x.itemsize
         rows = coefficients[: count * height].reshape(count, height).T
-        _strip(out, height, strip)[:] = initial[:height, None] + rows @ _strip(x, count, strip)
+        rows_of(out, height, strip)[:] = initial[:height, None] + rows @ rows_of(x, count, strip)
 
     def emit(e, coefficients, initial, x, count, out):
         starts = [e.broadcast(initial, r) for r in range(height)]
@@ -146,7 +59,7 @@ def _make_multiply_strip(height: int) -> Any:
                 e.store(e.builder.load(sums[r][v]), out, r * TILE_STRIDE + v * e.lanes)
 
     def typed(typing_context, coefficients, initial, x, count, out):
-        return _typed(emit, coefficients, initial, x, count, out)
+        return void_intrinsic(emit, coefficients, initial, x, count, out)
 
     return intrinsic(typed) if COMPILED else multiply_strip
 
@@ -156,7 +69,7 @@ def _make_square_strip(height: int) -> Any:
         """out += Σ_r (Σ_p factor[p, r] x[p])² on one strip, for a fixed number of rows r."""
         strip = STRIP_BYTES // x.itemsize
         rows = factor[: count * height].reshape(count, height).T
-        out[:strip] += ((rows @ _strip(x, count, strip)) ** 2).sum(axis=0)
+        out[:strip] += ((rows @ rows_of(x, count, strip)) ** 2).sum(axis=0)
 
     def emit(e, factor, x, count, out):
         sums = [[e.variable(e.zeros()) for _ in range(_VECTORS)] for _ in range(height)]
@@ -169,7 +82,7 @@ def _make_square_strip(height: int) -> Any:
             e.store(total, out, v * e.lanes)
 
     def typed(typing_context, factor, x, count, out):
-        return _typed(emit, factor, x, count, out)
+        return void_intrinsic(emit, factor, x, count, out)
 
     return intrinsic(typed) if COMPILED else square_strip
 
@@ -178,18 +91,18 @@ def _make_subtract_strip() -> Any:
     def subtract_strip(x, centre, count, out):
         """out[p] = x[p] - centre[p] on one strip of `count` features."""
         strip = STRIP_BYTES // x.itemsize
-        _strip(out, count, strip)[:] = _strip(x, count, strip) - centre[:count, None]
+        rows_of(out, count, strip)[:] = rows_of(x, count, strip) - centre[:count, None]
 
     def emit(e, x, centre, count, out):
         with cgutils.for_range(e.builder, count) as loop:
-            at = e.builder.mul(loop.index, _INDEX(TILE_STRIDE))
+            at = e.builder.mul(loop.index, INDEX(TILE_STRIDE))
             middle = e.broadcast(centre, loop.index)
             for v in range(_VECTORS):
-                where = e.builder.add(at, _INDEX(v * e.lanes))
+                where = e.builder.add(at, INDEX(v * e.lanes))
                 e.store(e.builder.fsub(e.load(x, where), middle), out, where)
 
     def typed(typing_context, x, centre, count, out):
-        return _typed(emit, x, centre, count, out)
+        return void_intrinsic(emit, x, centre, count, out)
 
     return intrinsic(typed) if COMPILED else subtract_strip
 
@@ -197,25 +110,25 @@ def _make_subtract_strip() -> Any:
 def _make_add_block(rows: int, columns: int) -> Any:
     def add_block(a, b, out, stride):
         """out[r * stride + c] += Σ_i a[r, i] b[c, i] for a fixed number of rows and columns."""
-        products = _strip(a, rows, TILE_ROWS) @ _strip(b, columns, TILE_ROWS).T
+        products = rows_of(a, rows, TILE_ROWS) @ rows_of(b, columns, TILE_ROWS).T
         for r in range(rows):
             out[r * stride : r * stride + columns] += products[r]
 
     def emit(e, a, b, out, stride):
         sums = [[e.variable(e.zeros()) for _ in range(columns)] for _ in range(rows)]
-        with cgutils.for_range_slice(e.builder, _INDEX(0), _INDEX(TILE_ROWS), _INDEX(e.lanes), inc=True) as (i, _):
-            right = [e.load(b, e.builder.add(i, _INDEX(c * TILE_STRIDE))) for c in range(columns)]
+        with cgutils.for_range_slice(e.builder, INDEX(0), INDEX(TILE_ROWS), INDEX(e.lanes), inc=True) as (i, _):
+            right = [e.load(b, e.builder.add(i, INDEX(c * TILE_STRIDE))) for c in range(columns)]
             for r in range(rows):
-                left = e.load(a, e.builder.add(i, _INDEX(r * TILE_STRIDE)))
+                left = e.load(a, e.builder.add(i, INDEX(r * TILE_STRIDE)))
                 for c in range(columns):
                     e.builder.store(e.multiply_add(left, right[c], e.builder.load(sums[r][c])), sums[r][c])
         for r in range(rows):
             for c in range(columns):
-                where = e.at(out, e.builder.add(e.builder.mul(stride, _INDEX(r)), _INDEX(c)))
+                where = e.at(out, e.builder.add(e.builder.mul(stride, INDEX(r)), INDEX(c)))
                 e.builder.store(e.builder.fadd(e.builder.load(where), e.sum(e.builder.load(sums[r][c]))), where)
 
     def typed(typing_context, a, b, out, stride):
-        return _typed(emit, a, b, out, stride)
+        return void_intrinsic(emit, a, b, out, stride)
 
     return intrinsic(typed) if COMPILED else add_block
 

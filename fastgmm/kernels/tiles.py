@@ -1,4 +1,4 @@
-"""Rows become feature-major tiles; a tile of log-densities becomes responsibilities.
+"""Rows become feature-major tiles, and what forms do with the rows of a tile one by one.
 
 A tile is TILE_ROWS rows stored feature by feature in one flat buffer, TILE_STRIDE apart, so every inner loop runs over
 rows and fills the SIMD lanes. Flat buffers and a constant width keep LLVM's overlap checks few; without them it does
@@ -7,16 +7,9 @@ not vectorise. Tiles are float64 or float32; sums over a tile leave it as float6
 
 import numpy as np
 
-from fastgmm.kernels._jit import SUMS, TILE_ROWS, TILE_STRIDE, by_precision, kernel
-from fastgmm.kernels.math import exp, exp_single, log
-
-# Logarithms a tile takes: of the products of so many rows' totals each. A total is between 1 and k, so the product of 8
-# stays finite in float32 for any number of components below 65,000.
-_LOGARITHMS = TILE_ROWS // 8
+from fastgmm.kernels._jit import SUMS, TILE_ROWS, TILE_STRIDE, kernel
 
 # n rows, d features, k components, b = TILE_ROWS rows in a tile
-
-_exp = by_precision(exp, exp_single)
 
 
 @kernel
@@ -41,125 +34,6 @@ def load_weights(row_weights, start, count, weights):
         weights[i] = row_weights[start + i] if row_weights.size else 1.0
     for i in range(count, TILE_ROWS):
         weights[i] = 0.0
-
-
-@kernel(inline=True)
-def _exponentiate_one(densities, largest, total):
-    for i in range(TILE_ROWS):
-        e = _exp(densities[i] - largest[i])
-        densities[i] = e
-        total[i] += e
-
-
-@kernel(inline=True)
-def _exponentiate_two(densities, largest, total):
-    # Two at a time share the loads of the polynomial's coefficients, of which there are more than registers.
-    for i in range(TILE_ROWS):
-        d = _exp(densities[i] - largest[i])
-        e = _exp(densities[TILE_STRIDE + i] - largest[i])
-        densities[i] = d
-        densities[TILE_STRIDE + i] = e
-        total[i] += d + e
-
-
-@kernel(inline=True)
-def _exponentiate_pair(densities, largest, total):
-    # Of two components the larger has exp(0) = 1, which need not be computed.
-    one = densities.dtype.type(1.0)
-    for i in range(TILE_ROWS):
-        a = densities[i]
-        b = densities[TILE_STRIDE + i]
-        first = a >= b  # the choices below let no NaN go unseen, as max and min would
-        top = a if first else b
-        e = _exp((b if first else a) - top)
-        densities[i] = one if first else e
-        densities[TILE_STRIDE + i] = e if first else one
-        largest[i] = top
-        total[i] = one + e
-
-
-@kernel
-def exponentiate(densities, k, largest, total):
-    """Turn log-densities into exp(log-density - the row's largest), in place; set `largest` and their `total`."""
-    if k == 2:
-        _exponentiate_pair(densities, largest, total)
-        return
-    for i in range(TILE_ROWS):
-        largest[i] = densities[i]
-        total[i] = 0.0
-    for c in range(1, k):
-        offset = c * TILE_STRIDE
-        for i in range(TILE_ROWS):
-            largest[i] = max(largest[i], densities[offset + i])
-    for c in range(0, k - 1, 2):
-        _exponentiate_two(densities[c * TILE_STRIDE :], largest, total)
-    if k % 2:
-        _exponentiate_one(densities[(k - 1) * TILE_STRIDE :], largest, total)
-
-
-@kernel
-def log_sum(largest, total, out):
-    """out = log Σ_c w_c N(x | μ_c, Σ_c), from what `exponentiate` left."""
-    for i in range(TILE_ROWS):
-        out[i] = largest[i] + log(np.float64(total[i]))
-
-
-@kernel(flags=SUMS)
-def _sum_to(values, count):
-    total = np.float64(0.0)  # NumPy would go on in the type of a float32 tile
-    for i in range(count):
-        total += values[i]
-    return total
-
-
-@kernel(flags=SUMS)
-def _weighted_sum(largest, total, weights):
-    result = np.float64(0.0)
-    for i in range(TILE_ROWS):
-        result += weights[i] * (largest[i] + log(np.float64(total[i])))
-    return result
-
-
-@kernel(inline=True)
-def _log_product(total, count, products):
-    """Σ_i log total_i of the first `count` rows, by one logarithm for several of them."""
-    one = total.dtype.type(1.0)
-    for i in range(TILE_ROWS):
-        products[i] = total[i] if i < count else one
-    size = TILE_ROWS
-    while size > _LOGARITHMS:
-        size //= 2
-        for i in range(size):
-            products[i] *= products[size + i]
-    result = np.float64(0.0)
-    for i in range(_LOGARITHMS):
-        result += log(np.float64(products[i]))
-    return result
-
-
-@kernel(inline=True)
-def sum_log_likelihoods(largest, total, weights, weighted, count, work):
-    """Σ_i weight_i log p(x_i) of a tile from what `exponentiate` left; without weights, of its first `count` rows."""
-    if weighted:
-        return _weighted_sum(largest, total, weights)
-    return _sum_to(largest, count) + _log_product(total, count, work)
-
-
-@kernel
-def count_lost(largest, total, count):
-    """Count the rows whose log-likelihood is not finite: too far from every component for float64."""
-    lost = 0
-    for i in range(count):
-        if not (np.isfinite(largest[i]) and np.isfinite(total[i])):
-            lost += 1
-    return lost
-
-
-@kernel
-def divide(numerators, total, out):
-    """out = numerators / total, row by row."""
-    for i in range(TILE_ROWS):
-        out[i] = numerators[i] / total[i]
 
 
 @kernel

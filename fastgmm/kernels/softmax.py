@@ -1,0 +1,180 @@
+"""A tile of log-densities becomes responsibilities and log-likelihoods: softmax and the logarithm of its sum."""
+
+from typing import Any
+
+import numpy as np
+from llvmlite import ir
+from numba.core import cgutils
+from numba.extending import intrinsic
+
+from fastgmm.kernels._jit import COMPILED, SUMS, TILE_ROWS, TILE_STRIDE, kernel
+from fastgmm.kernels.math import EXP_DOUBLE, EXP_SINGLE, exp, log
+from fastgmm.kernels.vectors import INDEX, Emitter, rows_of, void_intrinsic
+
+# Logarithms a tile takes: of the products of so many rows' totals each. A total is between 1 and k, so the product of 8
+# stays finite in float32 for any number of components below 65,000.
+_LOGARITHMS = TILE_ROWS // 8
+
+# n rows, d features, k components, b = TILE_ROWS rows in a tile
+
+# Vectors of rows that go through an exponential together: the steps of its polynomial wait for each other.
+_VECTORS = 4
+
+
+def _emit_exp(e: Emitter, arguments: list[ir.Value]) -> list[ir.Value]:
+    """`exp` of several vectors at once, step by step."""
+    b, constants = e.builder, EXP_DOUBLE if e.bytes == 8 else EXP_SINGLE
+    smallest, log2_e, rounder = (e.constant(c) for c in (constants.smallest, constants.log2_e, constants.rounder))
+    bounded = [e.larger(smallest, x) for x in arguments]  # NaN stays
+    shifted = [e.multiply_add(x, log2_e, rounder) for x in bounded]
+    n = [b.fsub(s, rounder) for s in shifted]
+    r = bounded
+    for part in constants.ln2:
+        r = [e.multiply_add(m, e.constant(-part), x) for m, x in zip(n, r, strict=True)]
+    squares = [b.fmul(x, x) for x in r]
+    highest, *lower = (e.constant(c) for c in constants.coefficients)
+    q = [highest] * len(r)
+    for coefficient in lower:
+        q = [e.multiply_add(y, x, coefficient) for y, x in zip(q, r, strict=True)]
+    p = [b.fadd(e.multiply_add(y, x2, x), e.constant(1.0)) for y, x2, x in zip(q, squares, r, strict=True)]
+    results = []
+    for y, s, x in zip(p, shifted, arguments, strict=True):
+        exponent = b.shl(b.bitcast(s, e.integers), ir.Constant(e.integers, [constants.mantissa_bits] * e.lanes))
+        scaled = b.bitcast(b.add(b.bitcast(y, e.integers), exponent), e.vector)
+        results.append(b.select(b.fcmp_ordered("<", x, smallest), e.zeros(), scaled))
+    return results
+
+
+def _exponentiate(densities, k, largest, total, inverse):
+    values = rows_of(densities, k, TILE_ROWS)
+    largest[:] = values.max(axis=0)
+    values[:] = exp(values - largest)
+    total[:] = values.sum(axis=0)
+    inverse[:] = 1.0 / total
+
+
+def _emit_exponentiate(e: Emitter, densities: Any, k: Any, largest: Any, total: Any, inverse: Any) -> None:
+    b = e.builder
+    strip = INDEX(_VECTORS * e.lanes)
+    with cgutils.for_range_slice(b, INDEX(0), INDEX(TILE_ROWS), strip, inc=True) as (i, _):
+        rows = [b.add(i, INDEX(v * e.lanes)) for v in range(_VECTORS)]
+        tops = [e.variable(e.load(densities, row)) for row in rows]
+        with cgutils.for_range(b, k) as loop:
+            offset = b.mul(loop.index, INDEX(TILE_STRIDE))
+            for row, top in zip(rows, tops, strict=True):
+                b.store(e.larger(e.load(densities, b.add(offset, row)), b.load(top)), top)
+        sums = [e.variable(e.zeros()) for _ in rows]
+        with cgutils.for_range(b, k) as loop:
+            offset = b.mul(loop.index, INDEX(TILE_STRIDE))
+            places = [b.add(offset, row) for row in rows]
+            differences = [b.fsub(e.load(densities, at), b.load(top)) for at, top in zip(places, tops, strict=True)]
+            for at, value, sum_ in zip(places, _emit_exp(e, differences), sums, strict=True):
+                e.store(value, densities, at)
+                b.store(b.fadd(b.load(sum_), value), sum_)
+        for row, top, sum_ in zip(rows, tops, sums, strict=True):
+            e.store(b.load(top), largest, row)
+            e.store(b.load(sum_), total, row)
+            e.store(b.fdiv(e.constant(1.0), b.load(sum_)), inverse, row)
+
+
+def _exponentiate_pair(densities, largest, total, inverse):
+    a, b = rows_of(densities, 2, TILE_ROWS)
+    first = a >= b  # the choices below let no NaN go unseen, as max and min would
+    largest[:] = np.where(first, a, b)
+    smaller = exp(np.where(first, b, a) - largest)
+    total[:] = 1.0 + smaller
+    inverse[:] = 1.0 / total
+    a[:], b[:] = np.where(first, 1.0, smaller), np.where(first, smaller, 1.0)
+
+
+def _emit_exponentiate_pair(e: Emitter, densities: Any, largest: Any, total: Any, inverse: Any) -> None:
+    b, one = e.builder, e.constant(1.0)
+    strip = INDEX(_VECTORS * e.lanes)
+    with cgutils.for_range_slice(b, INDEX(0), INDEX(TILE_ROWS), strip, inc=True) as (i, _):
+        rows = [b.add(i, INDEX(v * e.lanes)) for v in range(_VECTORS)]
+        others = [b.add(row, INDEX(TILE_STRIDE)) for row in rows]
+        pairs = [(e.load(densities, row), e.load(densities, other)) for row, other in zip(rows, others, strict=True)]
+        first = [b.fcmp_ordered(">=", x, y) for x, y in pairs]
+        tops = [b.select(f, x, y) for f, (x, y) in zip(first, pairs, strict=True)]
+        differences = [b.fsub(b.select(f, y, x), top) for f, (x, y), top in zip(first, pairs, tops, strict=True)]
+        values = _emit_exp(e, differences)
+        for row, other, f, top, value in zip(rows, others, first, tops, values, strict=True):
+            e.store(b.select(f, one, value), densities, row)
+            e.store(b.select(f, value, one), densities, other)
+            e.store(top, largest, row)
+            sum_ = b.fadd(one, value)
+            e.store(sum_, total, row)
+            e.store(b.fdiv(one, sum_), inverse, row)
+
+
+if COMPILED:
+
+    @intrinsic
+    def _exponentiate(typing_context, densities, k, largest, total, inverse):
+        return void_intrinsic(_emit_exponentiate, densities, k, largest, total, inverse)
+
+    @intrinsic
+    def _exponentiate_pair(typing_context, densities, largest, total, inverse):
+        return void_intrinsic(_emit_exponentiate_pair, densities, largest, total, inverse)
+
+
+@kernel
+def exponentiate(densities, k, largest, total, inverse):
+    """Turn log-densities into exp(log-density - the row's largest), in place; set `largest`, `total`, 1 / total."""
+    if k == 2:
+        # Of two components the larger has exp(0) = 1, which need not be computed.
+        _exponentiate_pair(densities, largest, total, inverse)
+    else:
+        _exponentiate(densities, k, largest, total, inverse)
+
+
+@kernel
+def log_sum(largest, total, out):
+    """out = log Σ_c w_c N(x | μ_c, Σ_c), from what `exponentiate` left."""
+    for i in range(TILE_ROWS):
+        out[i] = largest[i] + log(np.float64(total[i]))
+
+
+@kernel(flags=SUMS)
+def _weighted_sum(largest, total, weights):
+    result = np.float64(0.0)
+    for i in range(TILE_ROWS):
+        result += weights[i] * (largest[i] + log(np.float64(total[i])))
+    return result
+
+
+@kernel(flags=SUMS)
+def _plain_sum(largest, total):
+    """One logarithm for eight rows: of the product of their totals."""
+    result = np.float64(0.0)
+    for i in range(_LOGARITHMS):
+        product, first = total[i], np.float64(largest[i])
+        for m in range(i + _LOGARITHMS, i + TILE_ROWS, _LOGARITHMS):
+            product *= total[m]
+            first += largest[m]
+        result += first + log(np.float64(product))
+    return result
+
+
+@kernel(inline=True)
+def sum_log_likelihoods(largest, total, weights, weighted, count):
+    """Σ_i weight_i log p(x_i) of a tile from what `exponentiate` left; without weights, of its first `count` rows.
+
+    The rows that only fill the tile are set to a log-likelihood of 0.
+    """
+    if weighted:
+        return _weighted_sum(largest, total, weights)
+    for i in range(count, TILE_ROWS):
+        largest[i] = 0.0
+        total[i] = 1.0
+    return _plain_sum(largest, total)
+
+
+@kernel
+def count_lost(largest, total, count):
+    """Count the rows whose log-likelihood is not finite: too far from every component for float64."""
+    lost = 0
+    for i in range(count):
+        if not (np.isfinite(largest[i]) and np.isfinite(total[i])):
+            lost += 1
+    return lost

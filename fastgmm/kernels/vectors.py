@@ -1,0 +1,110 @@
+"""The processor's vectors, written out for what LLVM does not vectorise well enough.
+
+A micro-kernel is a Python function, which is what runs uncompiled, and beside it an `emit` that writes the same in
+LLVM's language; `void_intrinsic` makes of the latter what Numba's `intrinsic` asks for.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from llvmlite import ir
+from numba import types
+from numba.core import cgutils
+
+from fastgmm.kernels._jit import TILE_STRIDE, VECTOR_BYTES
+
+INDEX = ir.IntType(64)
+
+
+class Emitter:
+    """LLVM instructions on vectors of one element type."""
+
+    def __init__(self, builder: ir.IRBuilder, element: ir.Type) -> None:
+        self.builder = builder
+        self.element = element
+        self.bytes = 8 if isinstance(element, ir.DoubleType) else 4
+        self.lanes = VECTOR_BYTES // self.bytes
+        self.vector = ir.VectorType(element, self.lanes)
+        self.integers = ir.VectorType(ir.IntType(8 * self.bytes), self.lanes)  # a vector's bits
+        self._suffix = f"v{self.lanes}f{8 * self.bytes}"
+
+    def _intrinsic(self, name: str, result: ir.Type, arguments: list[ir.Type]) -> ir.Function:
+        kind = ir.FunctionType(result, arguments)
+        return cgutils.get_or_insert_function(self.builder.module, kind, f"llvm.{name}.{self._suffix}")
+
+    def at(self, pointer: ir.Value, index: Any) -> ir.Value:
+        """Address of an element; `index` is a value or an int."""
+        index = INDEX(index) if isinstance(index, int) else index
+        return self.builder.gep(pointer, [index])
+
+    def load(self, pointer: ir.Value, index: Any) -> ir.Value:
+        """A vector from consecutive elements."""
+        where = self.builder.bitcast(self.at(pointer, index), self.vector.as_pointer())
+        return self.builder.load(where, align=self.bytes)
+
+    def store(self, value: ir.Value, pointer: ir.Value, index: Any) -> None:
+        """A vector to consecutive elements."""
+        where = self.builder.bitcast(self.at(pointer, index), self.vector.as_pointer())
+        self.builder.store(value, where, align=self.bytes)
+
+    def broadcast(self, pointer: ir.Value, index: Any) -> ir.Value:
+        """A vector of one element's copies."""
+        scalar = self.builder.load(self.at(pointer, index))
+        undefined = ir.Constant(self.vector, ir.Undefined)
+        lane = self.builder.insert_element(undefined, scalar, ir.IntType(32)(0))
+        zeros = ir.Constant(ir.VectorType(ir.IntType(32), self.lanes), [0] * self.lanes)
+        return self.builder.shuffle_vector(lane, undefined, zeros)
+
+    def multiply_add(self, a: ir.Value, b: ir.Value, total: ir.Value) -> ir.Value:
+        """a b + total, rounded once."""
+        return self.builder.call(self._intrinsic("fma", self.vector, [self.vector] * 3), [a, b, total])
+
+    def constant(self, value: float) -> ir.Constant:
+        """A vector of copies of a number."""
+        return ir.Constant(self.vector, [value] * self.lanes)
+
+    def zeros(self) -> ir.Constant:
+        """A vector of zeros."""
+        return self.constant(0.0)
+
+    def larger(self, a: ir.Value, b: ir.Value) -> ir.Value:
+        """a where a > b, and b elsewhere, so where either is NaN."""
+        return self.builder.select(self.builder.fcmp_ordered(">", a, b), a, b)
+
+    def sum(self, vector: ir.Value) -> ir.Value:
+        """The sum of a vector's elements as a double."""
+        function = self._intrinsic("vector.reduce.fadd", self.element, [self.element, self.vector])
+        total = self.builder.call(function, [ir.Constant(self.element, -0.0), vector], fastmath=("reassoc",))
+        return total if self.bytes == 8 else self.builder.fpext(total, ir.DoubleType())
+
+    def variable(self, value: ir.Value) -> ir.Value:
+        """A register that keeps changing: LLVM turns the stack slot into one."""
+        slot = cgutils.alloca_once(self.builder, value.type)
+        self.builder.store(value, slot)
+        return slot
+
+
+def _pointer(context: Any, builder: ir.IRBuilder, array_type: Any, array: ir.Value) -> ir.Value:
+    return context.make_array(array_type)(context, builder, array).data
+
+
+def void_intrinsic(emit: Callable[..., None], *arguments: Any) -> tuple[Any, Callable[..., ir.Value]]:
+    """What Numba asks of an intrinsic whose instructions `emit(emitter, *values)` writes; arrays come as pointers."""
+    signature = types.void(*(a if isinstance(a, types.Array) else types.intp for a in arguments))
+
+    def generate(context: Any, builder: ir.IRBuilder, signature: Any, values: Any) -> ir.Value:
+        operands = [
+            _pointer(context, builder, kind, value) if isinstance(kind, types.Array) else value
+            for kind, value in zip(signature.args, values, strict=True)
+        ]
+        emit(Emitter(builder, operands[0].type.pointee), *operands)
+        return context.get_dummy_value()
+
+    return signature, generate
+
+
+def rows_of(values: np.ndarray, rows: int, width: int) -> np.ndarray:
+    """A view (rows, width) of where the first rows of a flat tile begin, for micro-kernels that run uncompiled."""
+    flat = values[: (rows - 1) * TILE_STRIDE + width]
+    return np.lib.stride_tricks.as_strided(flat, (rows, width), (TILE_STRIDE * values.itemsize, values.itemsize))
