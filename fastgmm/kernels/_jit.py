@@ -178,6 +178,15 @@ class _Callee:
         return self._compiled.get_overload(signature)
 
 
+def overload_for(kernel: Any, *arguments: Any) -> Callable[..., Any]:
+    """What a call of `kernel` with arguments of these types runs, without the 2 µs in which each call looks for it."""
+    if not COMPILED:
+        return kernel  # type: ignore[no-any-return]
+    signature = tuple(numba.typeof(argument) for argument in arguments)
+    kernel.compile(signature)
+    return kernel.overloads[signature].entry_point  # type: ignore[no-any-return]
+
+
 class ParallelKernel:
     """A driver `function(share, *arguments)` that runs `share(worker, *arguments)` in a `prange` and does nothing else.
 

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from fastgmm.kernels import passes
-from fastgmm.kernels._jit import RANGE_ROWS, parallel_region, run_shares
+from fastgmm.kernels._jit import RANGE_ROWS, overload_for, parallel_region, run_shares
 from fastgmm.kernels.forms import HEAD, cut_moments, scratch_size, sums_size
 from fastgmm.statistics import Statistics, TreeSum
 
@@ -55,25 +55,21 @@ class ArrayRows:
         Any real type; float64 and float32 are read in place, others are cast a block at a time.
     weights : ndarray of shape (n,), optional
         Weights of the rows, float64.
+
+    Attributes
+    ----------
+    n_rows, n_features : int
+        The shape of the rows.
     """
 
     def __init__(self, rows: np.ndarray, weights: np.ndarray | None = None) -> None:
+        self.n_rows, self.n_features = rows.shape
         self._rows = rows
         self._weights = np.empty(0) if weights is None else weights
         self._buffers: dict[str, np.ndarray] = {}
         self._layout: tuple[Any, ...] = ()  # of the form that the arguments below are for
         self._arguments: tuple[Any, ...] = ()
         self._in_place = rows.dtype in (np.float64, np.float32) and rows.flags.aligned
-
-    @property
-    def n_rows(self) -> int:
-        """Number of rows."""
-        return int(self._rows.shape[0])
-
-    @property
-    def n_features(self) -> int:
-        """Number of features."""
-        return int(self._rows.shape[1])
 
     @property
     def single(self) -> bool:
@@ -106,14 +102,17 @@ class ArrayRows:
 
     def _sums_of_one_range(self, form: Any, about: np.ndarray) -> np.ndarray:
         """As `_sums`, without what is there for many ranges: few rows take less time than that."""
-        layout = (type(form), form.means.shape, form.means.dtype)
+        layout = (type(form), form.means.shape, form.means.dtype, about.flags.c_contiguous)
         if self._layout != layout:
             self._layout = layout
             size = sums_size(form)
             self._arguments = (1, 1, self._scratch(1, form), np.zeros((1, 1, size)), np.zeros((1, size)))
             self._kernel_rows = _as_kernel_rows(self._rows)
+            self._share = overload_for(
+                passes.statistics_share, 0, self._kernel_rows, self._weights, form, about, *self._arguments
+            )
         sums = self._arguments[-1]
-        passes.statistics_share(0, self._kernel_rows, self._weights, form, about, *self._arguments)
+        self._share(0, self._kernel_rows, self._weights, form, about, *self._arguments)
         return sums[0].copy()
 
     def map(
