@@ -8,7 +8,7 @@ from numpy.typing import ArrayLike
 from scipy import fft, special
 
 _FEWEST_DRAWS = 4
-_TAIL = 0.05
+TAIL = 0.05
 # Squares and indicators that differ by less than this, relatively, differ by rounding only.
 _ROUNDING = 1e-15
 # Cumulative probabilities of a standard normal at -1 and +1, to the digits that other implementations use.
@@ -71,8 +71,8 @@ def effective_sample_size(draws: ArrayLike, kind: str = "bulk", *, prob: float |
     (1,)
     """
     if kind == "tail" and prob is None:
-        prob = _TAIL
-    return _by_dimension(draws, _choose(_EFFECTIVE_SIZES, kind, prob))
+        prob = TAIL
+    return _answer(draws, _choose(_EFFECTIVE_SIZES, kind, prob))
 
 
 def rhat(draws: ArrayLike) -> float | np.ndarray:
@@ -119,7 +119,7 @@ def rhat(draws: ArrayLike) -> float | np.ndarray:
     >>> bool(rhat(independent + [[0], [0], [0], [3]]) > 1.5)
     True
     """
-    return _by_dimension(draws, _rhat)
+    return _answer(draws, rank_normalised_rhat)
 
 
 def mcse(draws: ArrayLike, kind: str = "mean", *, prob: float | None = None) -> float | np.ndarray:
@@ -165,7 +165,7 @@ def mcse(draws: ArrayLike, kind: str = "mean", *, prob: float | None = None) -> 
     >>> bool(0.008 < mcse(independent) < 0.012)
     True
     """
-    return _by_dimension(draws, _choose(_STANDARD_ERRORS, kind, prob))
+    return _answer(draws, _choose(_STANDARD_ERRORS, kind, prob))
 
 
 def autocorrelation_time(draws: ArrayLike) -> float | np.ndarray:
@@ -194,7 +194,7 @@ def autocorrelation_time(draws: ArrayLike) -> float | np.ndarray:
     >>> bool(0.8 < autocorrelation_time(independent) < 1.2)
     True
     """
-    return _by_dimension(draws, lambda chains: chains.size / _size_for_mean(chains))
+    return _answer(draws, lambda chains: chains.size / size_for_mean(chains))
 
 
 def warn_of_stuck(chains: np.ndarray, stacklevel: int) -> None:
@@ -246,11 +246,16 @@ def as_chains(draws: ArrayLike) -> np.ndarray:
     return array if array.ndim == 3 else array[:, :, None]
 
 
-def _by_dimension(draws: ArrayLike, estimate: Callable[[np.ndarray], float]) -> float | np.ndarray:
-    """Apply an estimate on (chain, draw) to each dimension, warning for the public function that calls this."""
+def by_dimension(chains: np.ndarray, estimate: Callable[[np.ndarray], float]) -> np.ndarray:
+    """Apply an estimate on (chain, draw) to each dimension of (chain, draw, dim)."""
+    return np.array([estimate(chains[:, :, i]) for i in range(chains.shape[2])])
+
+
+def _answer(draws: ArrayLike, estimate: Callable[[np.ndarray], float]) -> float | np.ndarray:
+    """Estimate for the public function that calls this, and warn its caller."""
     chains = as_chains(draws)
     warn_of_stuck(chains, stacklevel=3)
-    values = np.array([estimate(chains[:, :, i]) for i in range(chains.shape[2])])
+    values = by_dimension(chains, estimate)
     return values if np.ndim(draws) == 3 else float(values[0])
 
 
@@ -277,33 +282,33 @@ def _known(chains: np.ndarray) -> bool:
     return chains.shape[1] >= _FEWEST_DRAWS and bool(np.isfinite(chains).all())
 
 
-def _size_for_bulk(chains: np.ndarray) -> float:
+def size_for_bulk(chains: np.ndarray) -> float:
     return _effective_size(_normal_scores(_split(chains))) if _defined(chains) else np.nan
 
 
-def _size_for_tail(chains: np.ndarray, prob: float) -> float:
-    return min(_size_for_quantile(chains, prob), _size_for_quantile(chains, 1.0 - prob))
+def size_for_tail(chains: np.ndarray, prob: float) -> float:
+    return min(size_for_quantile(chains, prob), size_for_quantile(chains, 1.0 - prob))
 
 
-def _size_for_quantile(chains: np.ndarray, prob: float) -> float:
+def size_for_quantile(chains: np.ndarray, prob: float) -> float:
     if not _defined(chains):
         return np.nan
     return _effective_size(_split((chains <= np.quantile(chains, prob)).astype(np.float64)))
 
 
-def _size_for_mean(chains: np.ndarray) -> float:
+def size_for_mean(chains: np.ndarray) -> float:
     return _effective_size(_split(_scaled(chains)[0])) if _defined(chains) else np.nan
 
 
-def _size_for_sd(chains: np.ndarray) -> float:
+def size_for_sd(chains: np.ndarray) -> float:
     return _effective_size(_split(_squared_deviations(_scaled(chains)[0]))) if _defined(chains) else np.nan
 
 
-def _error_of_mean(chains: np.ndarray) -> float:
-    return standard_deviation(chains) / np.sqrt(_size_for_mean(chains)) if _defined(chains) else np.nan
+def error_of_mean(chains: np.ndarray) -> float:
+    return standard_deviation(chains) / np.sqrt(size_for_mean(chains)) if _defined(chains) else np.nan
 
 
-def _error_of_sd(chains: np.ndarray) -> float:
+def error_of_sd(chains: np.ndarray) -> float:
     if not _defined(chains):
         return np.nan
     scaled, exponent = _scaled(chains)
@@ -315,9 +320,9 @@ def _error_of_sd(chains: np.ndarray) -> float:
     return float(np.ldexp(np.sqrt(max(variance_of_variance, 0.0) / variance / 4.0), exponent))
 
 
-def _error_of_quantile(chains: np.ndarray, prob: float) -> float:
+def error_of_quantile(chains: np.ndarray, prob: float) -> float:
     """Half the distance between the quantiles that the true one lies between with a probability of 0.68."""
-    size = _size_for_quantile(chains, prob)
+    size = size_for_quantile(chains, prob)
     if np.isnan(size):
         return np.nan
     lower, upper = special.betaincinv(size * prob + 1.0, size * (1.0 - prob) + 1.0, _ONE_SIGMA)
@@ -329,16 +334,16 @@ def _error_of_quantile(chains: np.ndarray, prob: float) -> float:
 
 _OF_QUANTILES = ("tail", "quantile")
 _EFFECTIVE_SIZES: dict[str, Callable[..., float]] = {
-    "bulk": _size_for_bulk,
-    "tail": _size_for_tail,
-    "mean": _size_for_mean,
-    "sd": _size_for_sd,
-    "quantile": _size_for_quantile,
+    "bulk": size_for_bulk,
+    "tail": size_for_tail,
+    "mean": size_for_mean,
+    "sd": size_for_sd,
+    "quantile": size_for_quantile,
 }
 _STANDARD_ERRORS: dict[str, Callable[..., float]] = {
-    "mean": _error_of_mean,
-    "sd": _error_of_sd,
-    "quantile": _error_of_quantile,
+    "mean": error_of_mean,
+    "sd": error_of_sd,
+    "quantile": error_of_quantile,
 }
 
 
@@ -356,7 +361,7 @@ def standard_deviation(chains: np.ndarray) -> float:
     return float(np.ldexp(scaled.std(ddof=1), exponent))
 
 
-def _rhat(chains: np.ndarray) -> float:
+def rank_normalised_rhat(chains: np.ndarray) -> float:
     if not _known(chains):
         return np.nan
     if not _defined(chains):
