@@ -158,6 +158,21 @@ def test_chains_that_never_moved_from_different_places_disagree_infinitely():
         assert np.isnan(effective_sample_size(x)) and np.isnan(mcse(x, "sd"))
 
 
+@pytest.mark.parametrize("seed", range(5))
+def test_halves_that_never_moved_disagree_infinitely(seed):
+    """Not by 1e16, as the rounding of a constant's mean would have it."""
+    assert rhat(np.repeat(np.random.default_rng(seed).normal(size=(3, 2)), 51, axis=1)) == np.inf
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_squares_that_differ_by_rounding_are_the_same(seed):
+    rng = np.random.default_rng(seed)
+    low, high = rng.normal(size=2)
+    x = rng.permutation(np.repeat([low, high], 100)).reshape(4, 50)
+    assert effective_sample_size(x, "sd") == x.size
+    assert mcse(x, "sd") < 1e-7 * abs(high - low)
+
+
 def test_one_stuck_chain_shows_wherever_it_is():
     x = np.random.default_rng(0).normal(size=(4, 1000))
     for place in np.linspace(-4.0, 4.0, 33):

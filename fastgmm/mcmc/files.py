@@ -55,7 +55,7 @@ def load_fields(path: str | PathLike[str], form: str) -> dict[str, Any]:
         raise ValueError(f"{path} was not written by {writer}.")
     if found != version:
         raise ValueError(f"{path} has version {found} of its format, but this fastgmm reads version {version}.")
-    values: dict[str, Any] = dict.fromkeys(arrays.pop(_NONE).tolist())
+    values: dict[str, Any] = dict.fromkeys(_as_value(arrays.pop(_NONE, np.empty(0, dtype=np.str_))))
     return values | {name: _as_value(array) for name, array in arrays.items()}
 
 
