@@ -1,7 +1,18 @@
-"""Markov chain Monte Carlo: draws from a density that is known up to a constant."""
+"""Markov chain Monte Carlo: draws from a density that is known up to a constant, and what they are worth."""
 
-from fastgmm.mcmc.diagnostics import effective_sample_size
+from fastgmm.mcmc.diagnostics import autocorrelation_time, effective_sample_size, mcse, rhat
+from fastgmm.mcmc.occupancy import ModeOccupancy
 from fastgmm.mcmc.result import Chains
 from fastgmm.mcmc.sample import sample
+from fastgmm.mcmc.summary import Summary
 
-__all__ = ["Chains", "effective_sample_size", "sample"]
+__all__ = [
+    "Chains",
+    "ModeOccupancy",
+    "Summary",
+    "autocorrelation_time",
+    "effective_sample_size",
+    "mcse",
+    "rhat",
+    "sample",
+]

@@ -1,12 +1,17 @@
 """What a run of the sampler leaves."""
 
 import dataclasses
+from collections.abc import Sequence
 from os import PathLike
 from typing import Any
 
 import numpy as np
 
 from fastgmm.mcmc import diagnostics
+from fastgmm.mcmc.files import load_fields, save_fields
+from fastgmm.mcmc.occupancy import ModeOccupancy, count_visits
+from fastgmm.mcmc.summary import Summary, summarise
+from fastgmm.mixture import Mixture
 
 _FORMAT = "fastgmm.Chains.1"
 
@@ -51,21 +56,100 @@ class Chains:
         """
         return self.draws.reshape(-1, self.draws.shape[2])
 
-    def effective_sample_size(self) -> np.ndarray:
+    def effective_sample_size(self, kind: str = "bulk", *, prob: float | None = None) -> np.ndarray:
         """Estimate how many independent draws the chains are worth, coordinate by coordinate.
+
+        Parameters
+        ----------
+        kind : {"bulk", "tail", "mean", "sd", "quantile"}, default="bulk"
+            For which estimate.
+        prob : float, optional
+            For "quantile" and "tail", which one.
 
         Returns
         -------
         ndarray of shape (dim,)
             See `fastgmm.mcmc.effective_sample_size`. NaN where no chain ever moved.
         """
-        return np.asarray(diagnostics.effective_sample_size(self.draws))
+        return np.asarray(diagnostics.effective_sample_size(self.draws, kind, prob=prob))
+
+    def summary(self, probs: Sequence[float] = (0.05, 0.5, 0.95)) -> Summary:
+        """Tell mean, standard deviation, quantiles and how far to trust them, dimension by dimension.
+
+        Parameters
+        ----------
+        probs : sequence of float, default=(0.05, 0.5, 0.95)
+            Probabilities of the quantiles.
+
+        Returns
+        -------
+        Summary
+            A table when printed; its columns are attributes, and `to_dict()` suits `pandas.DataFrame`.
+
+        Warns
+        -----
+        RuntimeWarning
+            If a chain never moved; names chains and dimensions.
+        """
+        diagnostics.warn_of_stuck(self.draws, stacklevel=2)
+        return summarise(self.draws, probs)
+
+    def mode_occupancy(self, mixture: Mixture) -> ModeOccupancy:
+        """Compare the chains by the components of a mixture that they visit.
+
+        Parameters
+        ----------
+        mixture : Mixture
+            Whose components stand for the modes: the target itself, or `mixture_` of a fit.
+
+        Returns
+        -------
+        ModeOccupancy
+            A table when printed, with what is wrong in sentences below.
+
+        Raises
+        ------
+        TypeError
+            If `mixture` is no Mixture.
+        ValueError
+            If it has another number of dimensions than the draws.
+        """
+        return count_visits(self.draws, mixture)
+
+    def to_arviz(self) -> Any:
+        """Hand the draws to ArviZ.
+
+        Returns
+        -------
+        xarray.DataTree, or arviz.InferenceData for ArviZ before 1.0
+            Group "posterior" with "x" of dimensions (chain, draw, x_dim_0), and "sample_stats" with the
+            log-densities as "lp".
+
+        Raises
+        ------
+        ImportError
+            If neither arviz-base nor ArviZ is installed.
+        """
+        posterior, sample_stats = {"x": self.draws}, {"lp": self.log_density}
+        try:
+            from arviz_base import from_dict
+        except ImportError:
+            pass
+        else:
+            return from_dict({"posterior": posterior, "sample_stats": sample_stats})
+        try:
+            from arviz import from_dict
+        except ImportError:
+            raise ImportError("to_arviz needs arviz-base: `pip install 'fastgmm[arviz]'`.") from None
+        return from_dict(posterior=posterior, sample_stats=sample_stats)
 
     def save(self, path: str | PathLike[str]) -> None:
-        """Write everything to an npz file at exactly this path; nothing is pickled."""
-        values = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
-        with open(path, "wb") as file:
-            np.savez(file, format=_FORMAT, **values)
+        """Write everything to an npz file at exactly this path; nothing is pickled.
+
+        The file appears once it is complete: until then, and if writing fails, what was there stays.
+        """
+        stored = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        save_fields(path, _FORMAT, stored)
 
     @classmethod
     def load(cls, path: str | PathLike[str]) -> "Chains":
@@ -74,18 +158,17 @@ class Chains:
         Raises
         ------
         ValueError
-            If the file holds something else.
+            If the file holds something else, is damaged, or comes from a version that this one does not know.
         """
-        stored = np.load(path, allow_pickle=False)
-        if not isinstance(stored, np.lib.npyio.NpzFile):
-            raise ValueError(f"{path} was not written by Chains.save.")
-        with stored:
-            if "format" not in stored or stored["format"] != _FORMAT:
-                raise ValueError(f"{path} was not written by Chains.save.")
-            values: dict[str, Any] = {field.name: stored[field.name] for field in dataclasses.fields(cls)}
-        for name in ("thin", "warmup"):
-            values[name] = int(values[name])
-        return cls(**values)
+        stored = load_fields(path, _FORMAT)
+        missing = [
+            field.name
+            for field in dataclasses.fields(cls)
+            if field.name not in stored and field.default is field.default_factory is dataclasses.MISSING
+        ]
+        if missing:
+            raise ValueError(f"{path} has no {', '.join(missing)}, which Chains.save writes.")
+        return cls(**{field.name: stored[field.name] for field in dataclasses.fields(cls) if field.name in stored})
 
     def __repr__(self) -> str:
         chains, draws, dimensions = self.draws.shape
