@@ -12,8 +12,9 @@ from bench.problems import Problem, make_rows, make_start
 from fastgmm import GaussianMixture
 from fastgmm.covariance import STRUCTURES, Parameters
 from fastgmm.em.initialise import STARTS
-from fastgmm.kernels import math
-from fastgmm.kernels._jit import TILE_ROWS, threads
+from fastgmm.kernels._jit import TILE_ROWS, TILE_STRIDE, threads
+from fastgmm.kernels.math import log
+from fastgmm.kernels.softmax import exponentiate
 from fastgmm.kernels.tiles import load_tile
 from fastgmm.sources import ArrayRows
 
@@ -59,38 +60,45 @@ def _source_and_form(structure, features):
 
 
 @numba.njit(error_model="numpy")
-def _apply_exp(values, out):
-    for i in range(values.size):
-        out[i] = math.exp(values[i])
-
-
-@numba.njit(error_model="numpy")
 def _apply_log(values, out):
     for i in range(values.size):
-        out[i] = math.log(values[i])
+        out[i] = log(values[i])
 
 
-@pytest.mark.parametrize("function", ["exp", "log"])
-def test_math(benchmark, function):
+def test_log(benchmark):
     values = np.random.default_rng(0).random(MANY) + 0.5
     out = np.empty_like(values)
-    _run(benchmark, {"exp": _apply_exp, "log": _apply_log}[function], values, out)
-    np.testing.assert_allclose(out, getattr(np, function)(values), rtol=1e-14, atol=1e-15)
+    _run(benchmark, _apply_log, values, out)
+    np.testing.assert_allclose(out, np.log(values), rtol=1e-14, atol=1e-15)
+
+
+@pytest.mark.parametrize("dtype", ["float64", "float32"])
+@pytest.mark.parametrize("components", [2, COMPONENTS])
+def test_exponentiate(benchmark, components, dtype):
+    densities = np.random.default_rng(0).normal(size=components * TILE_STRIDE).astype(dtype)
+    largest, total, inverse = np.empty((3, TILE_ROWS), dtype)
+
+    def many():
+        for _ in range(100):
+            exponentiate(densities, components, largest, total, inverse)
+
+    _run(benchmark, many)
+    np.testing.assert_allclose(total * inverse, 1.0, rtol=4 * np.finfo(dtype).eps)
 
 
 @numba.njit(error_model="numpy")
-def _load_all(rows, tile):
+def _load_all(rows, reference, tile):
     for start in range(0, rows.shape[0] - TILE_ROWS + 1, TILE_ROWS):
-        load_tile(rows, start, TILE_ROWS, tile)
+        load_tile(rows, start, TILE_ROWS, reference, tile)
 
 
 @pytest.mark.parametrize("dtype", ["float64", "float32"])
 @pytest.mark.parametrize("features", FEATURES)
 def test_load_tile(benchmark, features, dtype):
     rows = np.random.default_rng(0).random((TILE_ROWS * 80, features)).astype(dtype)
-    tile = np.empty(features * TILE_ROWS)
-    _run(benchmark, _load_all, rows[:, :, None], tile)
-    np.testing.assert_array_equal(tile.reshape(features, TILE_ROWS).T, rows[-TILE_ROWS:])
+    tile = np.empty(features * TILE_STRIDE)
+    _run(benchmark, _load_all, rows[:, :, None], np.zeros(features), tile)
+    np.testing.assert_array_equal(tile.reshape(features, TILE_STRIDE)[:, :TILE_ROWS].T, rows[-TILE_ROWS:])
 
 
 @pytest.mark.parametrize("features", FEATURES)
