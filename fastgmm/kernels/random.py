@@ -9,7 +9,7 @@ the features are the numbers of a step, always in this order:
 
 A chain's numbers are the same whatever the number of chains and wherever tiles end: its generator's words are drawn
 step by step, and all arithmetic behind them is elementwise and rounded as written. Normals have the same bits on every
-machine; without fused multiply-adds in its instructions they are only slower.
+machine; one without instructions for fused multiply-adds is only slower.
 """
 
 import math
@@ -102,7 +102,7 @@ def _make_fill_lanes():
         for i in range(_LANES):
             _fill_chain(state, lane + i, steps, numbers, tile)
 
-    # LLVM vectorises a loop over chains too, but then loads and stores their states for every number: 3 times slower
+    # LLVM vectorises a loop over chains too, but then loads and stores their states for every number: 4 times slower
     # with 16 chains, 10 times with 4. In registers the states stay where they are.
     integers, floats = ir.VectorType(ir.IntType(64), _LANES), ir.VectorType(ir.DoubleType(), _LANES)
     index = ir.IntType(64)
@@ -237,6 +237,7 @@ def make_exponential(values):
 def fill_noise(state, steps, d, tile):
     """Draw the noise of `steps` steps in d dimensions for all chains and advance `state` (4, chains) by them.
 
+    `state` is contiguous, steps at most `steps_per_tile(chains)`, and the tile has `numbers_per_step(d)` features.
     Feature j < d of the tile gets the j-th normal of each step, feature `numbers_per_step(d) - 1` its exponential.
     """
     pairs = (d + 1) // 2
