@@ -4,6 +4,7 @@ Everything takes and returns arrays (n, k), (k, d), ... without tiles or padding
 with `np.longdouble` rows it is the exact answer that rounding is measured against.
 """
 
+import mpmath
 import numpy as np
 
 from fastgmm.covariance import STRUCTURES, Parameters
@@ -186,3 +187,40 @@ def random_rows(parameters, structure, n, random):
     labels = random.choice(k, size=n, p=parameters.weights)
     lower = np.linalg.cholesky(dense(parameters.covariances, structure, k, d))
     return parameters.means[labels] + np.einsum("ijl,il->ij", lower[labels], random.normal(size=(n, d)))
+
+
+def xoshiro(state, count):
+    """The next `count` 64-bit words of xoshiro256++ in Python's integers, and the state behind them."""
+    mask = 2**64 - 1
+
+    def rotate(x, by):
+        return (x << by | x >> (64 - by)) & mask
+
+    s = [int(word) for word in state]
+    words = []
+    for _ in range(count):
+        words.append((rotate((s[0] + s[3]) & mask, 23) + s[0]) & mask)
+        shifted = s[1] << 17 & mask
+        s[2] ^= s[0]
+        s[3] ^= s[1]
+        s[1] ^= s[2]
+        s[0] ^= s[3]
+        s[2] ^= shifted
+        s[3] = rotate(s[3], 45)
+    return words, s
+
+
+def noise(state, steps, d):
+    """What `steps` steps draw from a generator in that state: normals (steps, d) and exponentials (steps,)."""
+    pairs = (d + 1) // 2
+    words, _ = xoshiro(state, steps * (2 * pairs + 1))
+    with mpmath.workdps(50):
+        uniforms = np.array([mpmath.mpf((word >> 11) + 1) / 2**53 for word in words]).reshape(steps, 2 * pairs + 1)
+        normals = np.empty((steps, 2 * pairs), dtype=object)
+        for step in range(steps):
+            for j in range(0, 2 * pairs, 2):
+                # sqrt(-2 log u) (cos 2πv, sin 2πv)
+                u, v = uniforms[step, j : j + 2]
+                radius = mpmath.sqrt(-2 * mpmath.log(u))
+                normals[step, j : j + 2] = radius * mpmath.cospi(2 * v), radius * mpmath.sinpi(2 * v)
+        return normals[:, :d], np.array([-mpmath.log(u) for u in uniforms[:, -1]])

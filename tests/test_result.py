@@ -3,7 +3,6 @@
 import dataclasses
 import os
 import sys
-import types
 import warnings
 
 import numpy as np
@@ -197,19 +196,8 @@ def test_arviz_gets_posterior_and_log_densities():
     np.testing.assert_array_equal(tree.sample_stats["lp"].values, chains.log_density)
 
 
-def test_arviz_before_1_takes_groups_by_keyword(monkeypatch):
-    old = types.ModuleType("arviz")
-    old.from_dict = lambda *, posterior, sample_stats: (posterior, sample_stats)
-    monkeypatch.setitem(sys.modules, "arviz_base", None)
-    monkeypatch.setitem(sys.modules, "arviz", old)
-    chains = exact_chains(2, 10)
-    posterior, sample_stats = chains.to_arviz()
-    assert posterior["x"] is chains.draws and sample_stats["lp"] is chains.log_density
-
-
 def test_without_arviz_the_error_says_what_to_install(monkeypatch):
-    for name in ("arviz", "arviz_base"):
-        monkeypatch.setitem(sys.modules, name, None)
+    monkeypatch.setitem(sys.modules, "arviz_base", None)
     with pytest.raises(ImportError, match=r"pip install 'fastgmm\[arviz\]'"):
         exact_chains(2, 10).to_arviz()
 

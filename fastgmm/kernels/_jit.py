@@ -36,6 +36,8 @@ RANGE_ROWS = 2048
 
 # Fused multiply-adds only: NaN, infinities and the order of operations are kept.
 ELEMENTWISE = frozenset({"contract"})
+# Every operation rounded by itself: the same bits in vectors, in the remainders of loops and in plain Python.
+SEPARATE: frozenset[str] = frozenset()
 # Sums may be reordered as well; without this LLVM keeps a reduction in one scalar register.
 SUMS = frozenset({"contract", "reassoc", "nsz", "arcp"})
 
@@ -131,18 +133,24 @@ def _njit(function: Callable[..., Any], *signatures: Any, **options: Any) -> Any
 
 
 def kernel(
-    function: Callable[..., Any] | None = None, *, flags: frozenset[str] = ELEMENTWISE, inline: bool = False
+    function: Callable[..., Any] | None = None,
+    *,
+    flags: frozenset[str] = ELEMENTWISE,
+    inline: bool = False,
+    merge: bool = False,
 ) -> Any:
     """Compile a serial kernel; `flags` names what the compiler may do to floating-point arithmetic.
 
     A large body with a single caller is best compiled as a part of it, `inline`: on its own it would be optimised
     once more at every level above. With several callers that makes compiling slower.
+
+    `merge` has LLVM put the body into every compiled caller, however large it is, so that a loop around it vectorises.
     """
     if function is None:
-        return functools.partial(kernel, flags=flags, inline=inline)
+        return functools.partial(kernel, flags=flags, inline=inline, merge=merge)
     compiled = _njit(function, fastmath=set(flags), inline="always" if inline else "never")
     if COMPILED and not inline:
-        twin = _Callee(function, flags)
+        twin = _Callee(function, flags, merge)
         compiled.get_call_template = twin.get_call_template
         compiled.get_overload = twin.get_overload
     return compiled
@@ -155,9 +163,9 @@ _NO_WRAPPERS = {"no_cpython_wrapper": True, "no_cfunc_wrapper": True}
 class _Callee:
     """What a kernel is to the kernels that call it: compiled without wrappers, which spares a fifth of a first fit."""
 
-    def __init__(self, function: Callable[..., Any], flags: frozenset[str]) -> None:
+    def __init__(self, function: Callable[..., Any], flags: frozenset[str], merge: bool) -> None:
         self._function = function
-        self._flags = flags
+        self._options = {"fastmath": set(flags), "forceinline": merge, **_NO_WRAPPERS}
 
     @functools.cached_property
     def _compiled(self) -> Any:
@@ -167,7 +175,7 @@ class _Callee:
         )
         twin.__module__ = function.__module__
         twin.__qualname__ = f"{function.__qualname__}_callee"  # a cache file of its own
-        return _njit(twin, fastmath=set(self._flags), **_NO_WRAPPERS)
+        return _njit(twin, **self._options)
 
     def get_call_template(self, arguments: Any, keywords: Any) -> Any:
         """Resolve the call's types, compiling for them; Numba asks for it while it compiles a caller."""

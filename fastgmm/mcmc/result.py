@@ -121,27 +121,21 @@ class Chains:
 
         Returns
         -------
-        xarray.DataTree, or arviz.InferenceData for ArviZ before 1.0
+        xarray.DataTree
             Group "posterior" with "x" of dimensions (chain, draw, x_dim_0), and "sample_stats" with the
             log-densities as "lp".
 
         Raises
         ------
         ImportError
-            If neither arviz-base nor ArviZ is installed.
+            If arviz-base is not installed.
         """
         posterior, sample_stats = {"x": self.draws}, {"lp": self.log_density}
         try:
             from arviz_base import from_dict
         except ImportError:
-            pass
-        else:
-            return from_dict({"posterior": posterior, "sample_stats": sample_stats})
-        try:
-            from arviz import from_dict
-        except ImportError:
             raise ImportError("to_arviz needs arviz-base: `pip install 'fastgmm[arviz]'`.") from None
-        return from_dict(posterior=posterior, sample_stats=sample_stats)
+        return from_dict({"posterior": posterior, "sample_stats": sample_stats})
 
     def save(self, path: str | PathLike[str]) -> None:
         """Write everything to an npz file at exactly this path; nothing is pickled.
