@@ -125,7 +125,7 @@ def _finish_densities(form, count, tile, out):
     multiply(form.coefficients, form.constants, tile, k, count, out)
 
 
-@kernel
+@kernel(inline=True)
 def _centred_density(tile, mean, factor, constant, y, out):
     """out = constant - |F (x - μ)|² of one component, for F lower triangular; `y` holds a feature."""
     _fill(constant, out)
