@@ -193,6 +193,15 @@ def spreads_of(structure, parameters):
     return np.einsum("crj,cj->c", factors**2, sizes)
 
 
+def with_narrow(parameters, component, condition, random):
+    """The same full mixture but for the condition of one component's covariance."""
+    covariances = parameters.covariances.copy()
+    covariances[component] = covariance_matrix(parameters.means.shape[1], condition, random)
+    factors, failed = STRUCTURES["full"].factorise(covariances)
+    assert failed == -1
+    return parameters._replace(covariances=covariances, factors=factors)
+
+
 def at_spread(structure, k, d, spread, random):
     """Parameters of a given spread: means moved apart until it is reached."""
     base = parameters_of(structure, k, d, 10.0, 1.0, random)
@@ -260,6 +269,81 @@ def test_means_far_from_each_other_are_centred(structure):
     for factor, expected in ((0.999, EXPANDED[structure]), (1.001, centred_class(structure, 5))):
         stretch = np.sqrt(factor * expanded.FARTHEST_MEAN / (away**2 / variances).max())
         assert type(STRUCTURES[structure].form(base._replace(means=stretch * away))) is expected
+
+
+NARROW = 5  # the narrow one of eight components
+
+
+def one_narrow(d, random, condition=1e8):
+    return with_narrow(parameters_of("full", 8, d, 10.0, 2.0, random), NARROW, condition, random)
+
+
+def one_narrow_at(d, spread, random):
+    """As `one_narrow`, round and of a given spread."""
+    base = one_narrow(d, random, condition=1.0)
+    # At the reference it would be d; what the distance from there adds grows as the component shrinks.
+    shrink = np.sqrt((spread - d) / (spreads_of("full", base)[NARROW] - d))
+    covariances, factors = base.covariances.copy(), base.factors.copy()
+    covariances[NARROW] /= shrink**2
+    factors[NARROW] *= shrink
+    return base._replace(covariances=covariances, factors=factors)
+
+
+@pytest.mark.parametrize("d", (5, 8, 16))
+@pytest.mark.parametrize("offset", OFFSETS)
+def test_one_narrow_component_is_centred_among_expanded_ones(d, offset):
+    random = np.random.default_rng(d)
+    parameters = one_narrow(d, random)
+    parameters, rows = shifted(parameters, rows_of(parameters, "full", random, 3 * ROWS), offset)
+    assert list(chosen(Mixture.from_parameters(parameters, "full")).narrow) == [NARROW]
+    assert measured("full", parameters, rows, expanded.ExpandedFull) <= 1e-9
+
+
+def test_expanding_a_narrow_component_would_lose_the_digits(monkeypatch):
+    random = np.random.default_rng(0)
+    parameters = one_narrow(8, random)
+    rows = parameters.means[NARROW] + random.normal(size=(ROWS, 8)) @ np.linalg.inv(parameters.factors[NARROW]).T
+    assert measured("full", parameters, rows, expanded.ExpandedFull) <= 1e-9
+    monkeypatch.setitem(expanded.LARGEST_SPREAD, DOUBLE, 1e16)
+    assert measured("full", parameters, rows, expanded.ExpandedFull) > 1e-9
+
+
+@pytest.mark.parametrize("single", [False, True])
+@pytest.mark.usefixtures("any_distance")
+def test_a_component_may_be_narrow_up_to_the_square_of_the_largest_spread(single):
+    random = np.random.default_rng(0)
+    limit = expanded.LARGEST_SPREAD[DOUBLE]
+    for spread, narrow in ((0.999 * limit, []), (1.001 * limit, [NARROW]), (0.999 * limit**2, [NARROW])):
+        form = STRUCTURES["full"].form(one_narrow_at(5, spread, random), single)
+        assert form.means.dtype == DOUBLE and list(form.narrow) == narrow
+    form = STRUCTURES["full"].form(one_narrow_at(5, 1.001 * limit**2, random), single)
+    assert type(form) is centred.BlockedTriangular and form.means.dtype == DOUBLE
+
+
+@pytest.mark.parametrize("d", (5, 16))
+@pytest.mark.usefixtures("any_distance")
+def test_just_below_that_border_narrow_components_keep_their_digits(d):
+    random = np.random.default_rng(d)
+    limit = expanded.LARGEST_SPREAD[DOUBLE]
+    parameters = one_narrow_at(d, 0.999 * limit**2, random)
+    rows = rows_of(parameters, "full", random, 3 * ROWS)
+    assert list(chosen(Mixture.from_parameters(parameters, "full")).narrow) == [NARROW]
+    assert measured("full", parameters, rows, expanded.ExpandedFull) <= EPS[DOUBLE] * limit
+
+
+def test_a_mean_far_from_the_rest_makes_its_component_narrow():
+    parameters = parameters_of("full", 8, 5, 1.0, 1.0, np.random.default_rng(0))
+    parameters.means[NARROW] += 100.0
+    assert list(STRUCTURES["full"].form(parameters).narrow) == [NARROW]
+
+
+def test_many_narrow_components_are_centred_with_the_rest():
+    random = np.random.default_rng(0)
+    parameters = parameters_of("full", 8, 5, 10.0, 1.0, random)
+    for c in range(3):
+        parameters = with_narrow(parameters, c, 1e8, random)
+        form = STRUCTURES["full"].form(parameters)
+        assert type(form) is (expanded.ExpandedFull if c < 2 else centred.BlockedTriangular)
 
 
 @pytest.mark.usefixtures("any_distance")

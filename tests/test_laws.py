@@ -25,12 +25,20 @@ def set_largest_spread(monkeypatch, spread):
         monkeypatch.setattr(expanded, "FARTHEST_MEAN", np.inf)
 
 
-@pytest.fixture(params=reference.ROUTES, ids=lambda route: "-".join(map(str, route)))
+# And one where some components are centred within an expanded form.
+@pytest.fixture(params=[*reference.ROUTES, ("full", 5, "mixed")], ids=lambda route: "-".join(map(str, route)))
 def route(request, monkeypatch):
     """A structure and a number of features for which EM takes the one kind of form, then the other."""
     structure, d, kind = request.param
     if kind == "centred":
         set_largest_spread(monkeypatch, 0.0)
+    elif kind == "mixed":
+        weights, means, covariances, _ = problem(structure, d)[1]
+        _, centred = expanded.about_reference(weights, means)
+        distances = (centred**2 / np.einsum("cjj->cj", covariances)).max(axis=1)
+        monkeypatch.setattr(expanded, "FARTHEST_MEAN", np.median(distances))
+        monkeypatch.setattr(expanded, "LARGEST_NARROW_SHARE", 1.0)
+        assert 0 < STRUCTURES[structure].form(problem(structure, d)[1]).narrow.size < 3
     else:
         reference.form_of(structure, kind, problem(structure, d)[1])
     return structure, d
@@ -172,6 +180,34 @@ def test_scikit_learn_has_the_same_answer_from_the_same_start(route, iterations)
         assert np.allclose(getattr(ours, name), getattr(theirs, name), rtol=1e-9, atol=1e-11), name
     assert np.allclose(ours.predict_proba(rows), theirs.predict_proba(rows), rtol=1e-8, atol=1e-11)
     assert np.array_equal(ours.predict(rows), theirs.predict(rows))
+
+
+def narrow_problem(k=8, d=5, condition=1e8):
+    """A mixture of which one component has an ill-conditioned covariance, and its rows."""
+    random = np.random.default_rng(0)
+    truth = reference.random_parameters("full", k, d, random)
+    covariances = truth.covariances.copy()
+    axes = np.linalg.qr(random.normal(size=(d, d)))[0]
+    covariances[2] = axes * condition ** -np.linspace(0.0, 1.0, d) @ axes.T
+    factors, _ = STRUCTURES["full"].factorise(covariances)
+    truth = truth._replace(means=3 * truth.means, covariances=covariances, factors=factors)
+    return reference.random_rows(truth, "full", ROWS, random), truth
+
+
+def test_scikit_learn_has_the_same_answer_with_a_narrow_component(monkeypatch):
+    rows, start = narrow_problem()
+    forms = []
+    reduce = ArrayRows.reduce
+    monkeypatch.setattr(ArrayRows, "reduce", lambda self, form, *a: forms.append(form) or reduce(self, form, *a))
+    for iterations in (1, 2, 8) if COMPILED else (1, 2):
+        ours, theirs = (
+            estimator(start, "full", iterations, kind).fit(rows) for kind in (GaussianMixture, ScikitLearnMixture)
+        )
+        assert ours.lower_bound_ == pytest.approx(theirs.lower_bound_, rel=1e-9)
+        assert ours.score(rows) == pytest.approx(theirs.score(rows), rel=1e-9)
+        for name in ("weights_", "means_"):
+            assert np.allclose(getattr(ours, name), getattr(theirs, name), rtol=1e-9, atol=1e-9), name
+    assert all(list(form.narrow) == [2] for form in forms)
 
 
 def offset_errors(rows, start, structure, offset, dtype, iterations=5):

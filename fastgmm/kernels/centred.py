@@ -25,7 +25,7 @@ from fastgmm.kernels.forms import (
     n_moments,
     pad,
     suits_single,
-    triangular_spread,
+    triangular_spreads,
     working_features,
 )
 from fastgmm.kernels.products import (
@@ -50,7 +50,7 @@ from fastgmm.kernels.tiles import (
 
 # Dimensions that are compile-time constants: with so few features all moments of a component fit in the registers.
 SMALL_SIZES = (1, 2, 3, 4)
-# Largest spread (see `forms.triangular_spread`) for float32 tiles: the distance y of a row has an error of some
+# Largest spread (see `forms.triangular_spreads`) for float32 tiles: the distance y of a row has an error of some
 # eps * sqrt(spread), 1e-4, as the rows themselves are rounded to float32 about the reference.
 LARGEST_SINGLE_SPREAD = 1e6
 _HALF_LOG_2_PI = 0.5 * math.log(2 * math.pi)
@@ -555,7 +555,7 @@ def single_triangular(
     few = means.shape[1] <= SMALL_SIZES[-1]
     if few or not suits_single(np.einsum("cjj->cj", covariances), centred):
         return None
-    if triangular_spread(factors, covariances, centred) > LARGEST_SINGLE_SPREAD:
+    if triangular_spreads(factors, covariances, centred).max() > LARGEST_SINGLE_SPREAD:
         return None
     log_constants = triangular_log_constants(weights, factors)
     parts = (log_constants, centred, reference, pack_factors(factors))

@@ -7,15 +7,17 @@ responsibilities times the same features:
 
 with φ(x) = x and, of x xᵀ, what the structure needs. It costs nothing to centre, to weigh or to square a row once
 per component. What it costs is digits: x xᵀ is as large as the spread of the means is wide, and the difference that
-counts as small as a component is narrow. The spread, `forms.triangular_spread` and its like, says how many digits.
+counts as small as a component is narrow. The spread, `forms.triangular_spreads` and its like, says how many digits.
+A few narrow components of a full mixture are centred in the same pass, and do not take the rest with them.
 """
 
+import math
 from functools import lru_cache
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from fastgmm.kernels._jit import TILE_ROWS, TILE_STRIDE, kernel
+from fastgmm.kernels._jit import SUMS, TILE_ROWS, TILE_STRIDE, kernel
 from fastgmm.kernels.centred import SMALL_SIZES, triangular_log_constants
 from fastgmm.kernels.forms import (
     HEAD,
@@ -27,7 +29,7 @@ from fastgmm.kernels.forms import (
     make_log_constants,
     n_moments,
     suits_single,
-    triangular_spread,
+    triangular_spreads,
     working_features,
 )
 from fastgmm.kernels.products import (
@@ -49,6 +51,9 @@ FEWEST_COMPONENTS = 3
 # Largest spread, by the type of the tile. A log-density then has an error of some eps * spread * max(1, |log-density|)
 # and a covariance one of eps * spread in units of its own width: 1e-10 in float64 and 1e-4 in float32.
 LARGEST_SPREAD = {np.dtype(np.float64): 1e6, np.dtype(np.float32): 1e3}
+# Share of the components that may be centred within an expanded form: one takes two to three times an expanded one's
+# time, and a wholly centred form 1.6 to 1.9 times an expanded form's, so that they meet beyond a quarter.
+LARGEST_NARROW_SHARE = 0.25
 # A mean may be so many widths, squared, from the reference: a tenth of what has `maximise` ask for moments about it.
 FARTHEST_MEAN = 1e3
 
@@ -56,12 +61,14 @@ FARTHEST_MEAN = 1e3
 
 
 class ExpandedFull(NamedTuple):
-    """φ = x, then x_j x_m for m <= j."""
+    """φ = x, then x_j x_m for m <= j; but a narrow component's log-density is its constant - |F (x - μ)|² / 2."""
 
     constants: np.ndarray  # (k,)
     means: np.ndarray  # (k, d)
     reference: np.ndarray  # (d,)
     coefficients: np.ndarray  # (k, p), packed for `multiply`
+    narrow: np.ndarray  # (m,): which components are narrow; none as a rule
+    factors: np.ndarray  # (m, d, d): theirs over √2, so that squares come halved
 
 
 class ExpandedTied(NamedTuple):
@@ -118,6 +125,20 @@ def _finish_densities(form, count, tile, out):
     multiply(form.coefficients, form.constants, tile, k, count, out)
 
 
+@kernel(inline=True)
+def _centred_density(tile, mean, factor, constant, y, out):
+    """out = constant - |F (x - μ)|² of one component, for F lower triangular; `y` holds a feature."""
+    _fill(constant, out)
+    for r in range(mean.size):
+        _fill(0.0, y)
+        for j in range(r + 1):
+            f, m = factor[r, j], mean[j]
+            for i in range(TILE_ROWS):
+                y[i] += f * (tile[j * TILE_STRIDE + i] - m)
+        for i in range(TILE_ROWS):
+            out[i] -= y[i] * y[i]
+
+
 @log_densities.body(ExpandedFull)
 @kernel
 def _log_densities_full(form, tile, out):
@@ -128,6 +149,10 @@ def _log_densities_full(form, tile, out):
             _multiply_rows(tile[j * TILE_STRIDE :], tile[m * TILE_STRIDE :], tile[count * TILE_STRIDE :])
             count += 1
     _finish_densities(form, count, tile, out)
+    work = tile[(count + 1) * TILE_STRIDE :]
+    for n in range(form.narrow.size):
+        c = form.narrow[n]
+        _centred_density(tile, form.means[c], form.factors[n], form.constants[c], work, out[c * TILE_STRIDE :])
 
 
 @log_densities.body(ExpandedTied)
@@ -161,94 +186,117 @@ def _log_densities_isotropic(form, tile, out):
 
 
 @kernel(inline=True)
-def _accumulate_features(tile, values, k, count, inverse, weights, sums):
-    """Add the moments of the first `count` features and, as one more, of the ones."""
+def _share(values, k, inverse, weights):
+    """Turn `values * inverse` into responsibilities times the rows' weights."""
     scale(inverse, weights, inverse)
     for c in range(k):
         scale(values[c * TILE_STRIDE :], inverse, values[c * TILE_STRIDE :])
-    add_products(values, k, tile, count + 1, sums[HEAD:], count + 1)
+
+
+@kernel(inline=True)
+def _add_features(form, tile, values, sums):
+    """Add the moments of all features and, as one more, of the ones."""
+    k = form.means.shape[0]
+    count = form.coefficients.size // k + 1
+    add_products(values, k, tile, count, sums[HEAD:], count)
+
+
+@kernel(flags=SUMS)
+def _move_moments(tile, centre, share, weighted, sums):
+    """Add one component's moments about its centre, in the order of the features, and clear its responsibilities."""
+    d = centre.size
+    at = d
+    for j in range(d):
+        first = np.float64(0.0)
+        for i in range(TILE_ROWS):
+            product = share[i] * (tile[j * TILE_STRIDE + i] - centre[j])
+            weighted[i] = product
+            first += product
+        sums[j] += first
+        for m in range(j + 1):
+            second = np.float64(0.0)
+            for i in range(TILE_ROWS):
+                second += weighted[i] * (tile[m * TILE_STRIDE + i] - centre[m])
+            sums[at] += second
+            at += 1
+    weight = np.float64(0.0)
+    for i in range(TILE_ROWS):
+        weight += share[i]
+        share[i] = 0.0
+    sums[at] += weight
 
 
 @accumulate.body(ExpandedFull)
 @kernel
 def _accumulate_full(form, tile, values, inverse, weights, centres, sums):
-    k, d = form.means.shape
-    _accumulate_features(tile, values, k, d + d * (d + 1) // 2, inverse, weights, sums)
+    k = form.means.shape[0]
+    count = form.coefficients.size // k + 1
+    _share(values, k, inverse, weights)
+    for n in range(form.narrow.size):
+        c = form.narrow[n]
+        _move_moments(
+            tile, centres[c], values[c * TILE_STRIDE :], tile[count * TILE_STRIDE :], sums[HEAD + c * count :]
+        )
+    _add_features(form, tile, values, sums)
 
 
 @accumulate.body(ExpandedTied)
 @kernel
 def _accumulate_tied(form, tile, values, inverse, weights, centres, sums):
     k, d = form.means.shape
-    _accumulate_features(tile, values, k, d + 1, inverse, weights, sums)
+    _share(values, k, inverse, weights)
+    _add_features(form, tile, values, sums)
     add_scatter(tile, d, weights, tile[(d + 2) * TILE_STRIDE :], sums[HEAD + k * (d + 2) :])
 
 
 @accumulate.body(ExpandedDiagonal)
-@kernel
-def _accumulate_diagonal(form, tile, values, inverse, weights, centres, sums):
-    k, d = form.means.shape
-    _accumulate_features(tile, values, k, 2 * d, inverse, weights, sums)
-
-
 @accumulate.body(ExpandedIsotropic)
 @kernel
-def _accumulate_isotropic(form, tile, values, inverse, weights, centres, sums):
-    k, d = form.means.shape
-    _accumulate_features(tile, values, k, d + 1, inverse, weights, sums)
+def _accumulate_expanded(form, tile, values, inverse, weights, centres, sums):
+    _share(values, form.means.shape[0], inverse, weights)
+    _add_features(form, tile, values, sums)
 
 
-def _n_full(d: int) -> int:
-    """Features of the full expansion, with the ones."""
-    return d + d * (d + 1) // 2 + 1
+def _n_features(form: Any) -> int:
+    """Features of the expansion, with the ones."""
+    return form.coefficients.size // len(form.means) + 1
 
 
 @working_features.register
 def _(form: ExpandedFull) -> int:
-    return _n_full(form.means.shape[1])
+    # With one more for the work on a narrow component.
+    return _n_features(form) + 1
 
 
 @working_features.register
 def _(form: ExpandedTied) -> int:
-    return form.means.shape[1] + 2 + SCATTER_ROWS
+    return _n_features(form) + SCATTER_ROWS
 
 
-@working_features.register
-def _(form: ExpandedDiagonal) -> int:
-    return 2 * form.means.shape[1] + 1
+@working_features.register(ExpandedDiagonal)
+@working_features.register(ExpandedIsotropic)
+def _(form: Any) -> int:
+    return _n_features(form)
 
 
-@working_features.register
-def _(form: ExpandedIsotropic) -> int:
-    return form.means.shape[1] + 2
-
-
-@n_moments.register
-def _(form: ExpandedFull) -> int:
-    k, d = form.means.shape
-    return k * _n_full(d)
+@n_moments.register(ExpandedFull)
+@n_moments.register(ExpandedDiagonal)
+@n_moments.register(ExpandedIsotropic)
+def _(form: Any) -> int:
+    return len(form.means) * _n_features(form)
 
 
 @n_moments.register
 def _(form: ExpandedTied) -> int:
     k, d = form.means.shape
-    return k * (d + 2) + d * d
+    return k * _n_features(form) + d * d
 
 
-@n_moments.register
-def _(form: ExpandedDiagonal) -> int:
+def _cut(form: Any, sums: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """Centres, weight and first moments, and per component the rest of the features."""
     k, d = form.means.shape
-    return k * (2 * d + 1)
-
-
-@n_moments.register
-def _(form: ExpandedIsotropic) -> int:
-    k, d = form.means.shape
-    return k * (d + 2)
-
-
-def _centres(form: Any) -> np.ndarray:
-    return np.tile(form.reference, (len(form.means), 1))
+    parts = sums.reshape(k, -1)
+    return np.tile(form.reference, (k, 1)), parts[:, -1].copy(), parts[:, :d].copy(), parts[:, d:-1]
 
 
 @lru_cache(maxsize=32)
@@ -260,33 +308,31 @@ def _pairs(d: int) -> tuple[np.ndarray, np.ndarray]:
 @cut_moments.register
 def _(form: ExpandedFull, sums: np.ndarray, centres: np.ndarray, features: int) -> Moments:
     k, d = form.means.shape
-    parts = sums.reshape(k, _n_full(d))
+    about, weight, first, products = _cut(form, sums)
+    about[form.narrow] += centres[form.narrow]
     second = np.zeros((k, d, d))
     rows, columns = _pairs(d)
-    second[:, rows, columns] = parts[:, d:-1]
-    return Moments(_centres(form), parts[:, -1].copy(), parts[:, :d].copy(), second)
+    second[:, rows, columns] = products
+    return Moments(about, weight, first, second)
 
 
 @cut_moments.register
 def _(form: ExpandedTied, sums: np.ndarray, centres: np.ndarray, features: int) -> Moments:
-    k, d = form.means.shape
-    parts = sums[: k * (d + 2)].reshape(k, d + 2)
+    d = form.means.shape[1]
+    about, weight, first, _ = _cut(form, sums[: -d * d])
     # About one centre for all, the scatter does not depend on the responsibilities.
-    return Moments(_centres(form), parts[:, -1], parts[:, :d], sums[k * (d + 2) :].reshape(d, d))
+    return Moments(about, weight, first, sums[-d * d :].reshape(d, d))
 
 
 @cut_moments.register
 def _(form: ExpandedDiagonal, sums: np.ndarray, centres: np.ndarray, features: int) -> Moments:
-    k, d = form.means.shape
-    parts = sums.reshape(k, 2 * d + 1)
-    return Moments(_centres(form), parts[:, -1], parts[:, :d], parts[:, d:-1])
+    return Moments(*_cut(form, sums))
 
 
 @cut_moments.register
 def _(form: ExpandedIsotropic, sums: np.ndarray, centres: np.ndarray, features: int) -> Moments:
-    k, d = form.means.shape
-    parts = sums.reshape(k, d + 2)
-    return Moments(_centres(form), parts[:, -1], parts[:, :d], parts[:, d])
+    about, weight, first, squares = _cut(form, sums)
+    return Moments(about, weight, first, squares[:, 0])
 
 
 @kernel
@@ -323,13 +369,30 @@ def _expand_full(means, factors, constants, coefficients):
         constants[c] -= 0.5 * square
 
 
+def _is_near(variances: np.ndarray, centred: np.ndarray) -> np.ndarray:
+    """Whether a mean is near enough to the reference for moments about it, by component and feature."""
+    return centred**2 <= FARTHEST_MEAN * variances
+
+
 def _choose_type(spread: float, variances: np.ndarray, centred: np.ndarray, single: bool) -> np.dtype | None:
     """The narrowest type whose digits suffice, or None; variances and means about the reference by feature."""
-    if not (centred**2 <= FARTHEST_MEAN * variances).all():
+    if not _is_near(variances, centred).all():
         return None
     single = single and suits_single(variances, centred)
     types = (np.dtype(np.float32), np.dtype(np.float64)) if single else (np.dtype(np.float64),)
     return next((dtype for dtype in types if spread <= LARGEST_SPREAD[dtype]), None)
+
+
+def _find_narrow(spreads: np.ndarray, variances: np.ndarray, centred: np.ndarray) -> np.ndarray | None:
+    """Which components must be centred in float64; None where all should be.
+
+    Rows are rounded about the reference, so a centred log-density has an error of eps * sqrt(spread): up to the square
+    of the largest spread, no more than an expanded one may have.
+    """
+    largest = LARGEST_SPREAD[np.dtype(np.float64)]
+    narrow = np.flatnonzero(~(_is_near(variances, centred).all(axis=1) & (spreads <= largest)))
+    few = narrow.size <= LARGEST_NARROW_SHARE * spreads.size
+    return narrow if few and spreads.max() <= largest**2 else None
 
 
 def _fields(
@@ -352,14 +415,19 @@ def full(
     if not SMALL_SIZES[-1] < d <= LARGEST_FULL or k < FEWEST_COMPONENTS:
         return None
     reference, centred = about_reference(weights, means)
-    spread = triangular_spread(factors, covariances, centred)
-    dtype = _choose_type(spread, np.einsum("cjj->cj", covariances), centred, single)
-    if dtype is None:
+    spreads = triangular_spreads(factors, covariances, centred)
+    variances = np.einsum("cjj->cj", covariances)
+    narrow = _find_narrow(spreads, variances, centred)
+    if narrow is None:
         return None
+    dtype = _choose_type(spreads.max(), variances, centred, single)
     constants = triangular_log_constants(weights, factors)
-    coefficients = np.empty((k, _n_full(d) - 1))
+    of_narrow = constants[narrow]
+    coefficients = np.empty((k, d + d * (d + 1) // 2))
     _expand_full(centred, factors, constants, coefficients)
-    return ExpandedFull(*_fields(dtype, constants, centred, reference, coefficients))
+    constants[narrow] = of_narrow
+    fields = _fields(np.dtype(np.float64) if dtype is None else dtype, constants, centred, reference, coefficients)
+    return ExpandedFull(*fields, narrow, (math.sqrt(0.5) * factors[narrow]).astype(fields[0].dtype))
 
 
 def tied(

@@ -43,7 +43,7 @@ def accumulate(form, tile, values, inverse, weights, centres, sums):
     """Turn `values * inverse` into responsibilities and add a tile's weight and moments to `sums`.
 
     `values` and `inverse` are what `exponentiate` left, and are overwritten. Centred forms take moments about
-    `centres` (k, d), expanded ones about their reference.
+    `centres` (k, d), expanded ones about their reference but for what they centre.
     """
 
 
@@ -103,10 +103,10 @@ def suits_single(variances: np.ndarray, centred: np.ndarray) -> bool:
     return bool(variances.min() > _SMALLEST_SINGLE and variances.max() + (centred**2).max() < _LARGEST_SINGLE)
 
 
-def triangular_spread(factors: np.ndarray, covariances: np.ndarray, centred: np.ndarray) -> float:
-    """How much larger the terms are that are added than their sum, for means `centred` about a reference.
+def triangular_spreads(factors: np.ndarray, covariances: np.ndarray, centred: np.ndarray) -> np.ndarray:
+    """How much larger the terms are that are added than their sum, by component with means `centred` on a reference.
 
     Σ_rj F_rj² E[x_j²] with x about the reference: the squared distance F (x - μ) but for all cancellation.
     """
     sizes = np.einsum("cjj->cj", covariances) + centred**2
-    return float(np.einsum("crj,cj->c", factors**2, sizes).max())
+    return np.einsum("crj,cj->c", factors**2, sizes)
