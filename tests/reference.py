@@ -17,6 +17,7 @@ ROUTES = [
     ("full", 2, "centred"),
     ("full", 5, "centred"),
     ("full", 5, "expanded"),
+    ("full", 17, "expanded"),
     *((structure, 2, kind) for structure in ("tied", "diag", "spherical") for kind in ("centred", "expanded")),
 ]
 

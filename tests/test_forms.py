@@ -43,7 +43,9 @@ else:
 
 
 def has_form(route, d):
-    return route.structure != "full" or route.kind == "centred" or 4 < d <= expanded.LARGEST_FULL
+    if route.structure != "full" or route.kind == "centred":
+        return True
+    return d > 4 and (route.kind == "expanded" or d <= expanded.LARGEST_FULL)
 
 
 CASES = [(route, k, d) for route in ROUTES for k, d in SHAPES if has_form(route, d)]
@@ -70,7 +72,8 @@ def make_form(route, parameters):
         if route.kind == "mixed":
             let_half_be_narrow(parameters, patch)
         form = structure.form(parameters, single=route.dtype == np.float32)
-    assert type(form) is CLASSES[route.structure, route.kind]
+    many = route.structure == "full" and parameters.means.shape[1] > expanded.LARGEST_FULL
+    assert type(form) is (expanded.ExpandedTriangular if many else CLASSES[route.structure, route.kind])
     assert form.means.dtype == route.dtype
     return form
 

@@ -26,7 +26,11 @@ def set_largest_spread(monkeypatch, spread):
 
 
 # And one where some components are centred within an expanded form.
-@pytest.fixture(params=[*reference.ROUTES, ("full", 5, "mixed")], ids=lambda route: "-".join(map(str, route)))
+# Uncompiled, rows are too few for many features.
+ROUTES = [route for route in reference.ROUTES if COMPILED or route[1] <= 5]
+
+
+@pytest.fixture(params=[*ROUTES, ("full", 5, "mixed")], ids=lambda route: "-".join(map(str, route)))
 def route(request, monkeypatch):
     """A structure and a number of features for which EM takes the one kind of form, then the other."""
     structure, d, kind = request.param
@@ -122,7 +126,7 @@ def test_the_likelihood_never_falls(route):
 
 def test_shifted_and_scaled_data_shift_and_scale_the_fit(route):
     structure, d = route
-    scale, shift = 3.7, np.array([11.0, -23.0, 0.0, 5.0, 1.0])[:d]
+    scale, shift = 3.7, np.resize([11.0, -23.0, 0.0, 5.0, 1.0], d)
     rows, start = problem(structure, d)
     moved = Parameters(start.weights, scale * start.means + shift, scale**2 * start.covariances, start.factors / scale)
     here = follow(rows, start, structure, 5).parameters
@@ -211,13 +215,16 @@ def test_scikit_learn_has_the_same_answer_with_a_narrow_component(monkeypatch):
 
 
 def offset_errors(rows, start, structure, offset, dtype, iterations=5):
-    """How far a fit at `offset` is from the one at 0: of the means in standard deviations, of covariances relative."""
+    """How far a fit at `offset` is from the one at 0: means in standard deviations, covariances in widths."""
     here = estimator(start, structure, iterations).fit(rows.astype(dtype))
     moved = start._replace(means=start.means + offset)
     there = estimator(moved, structure, iterations).fit((rows + offset).astype(dtype))
     assert there.means_.dtype == dtype
     means = np.abs((there.means_.astype(float) - offset) - here.means_).max() / rows.std()
-    return means, np.abs(there.covariances_ / here.covariances_ - 1).max()
+    k, d = here.means_.shape
+    covariances = [reference.dense(fit.covariances_.astype(float), structure, k, d) for fit in (here, there)]
+    widths = np.sqrt(np.einsum("cjj->cj", covariances[0]))
+    return means, np.abs((covariances[1] - covariances[0]) / (widths[:, :, None] * widths[:, None, :])).max()
 
 
 # Rows are on a grid that both types resolve at the offset. Fitted means cannot be closer than half of their own last
@@ -342,7 +349,7 @@ def test_a_stationary_fit_takes_one_pass_a_step(route, monkeypatch):
     assert len(passes) == 7
 
 
-@pytest.mark.parametrize(("structure", "d"), [r[:2] for r in reference.ROUTES if r[2] == "expanded"])
+@pytest.mark.parametrize(("structure", "d"), [r[:2] for r in ROUTES if r[2] == "expanded"])
 @pytest.mark.parametrize("exponent", [-90, -66, -64, -63, -62, 62] if COMPILED else [-63])
 def test_the_unit_of_float32_rows_does_not_matter(structure, d, exponent):
     # A power of two changes no digit: charges in coulombs fit as charges in electrons do.

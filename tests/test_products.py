@@ -55,13 +55,16 @@ def multiply(matrix, initial, x):
     return from_tile(out, k)
 
 
-def add_squares(factor, x, initial):
-    """initial + |F x|² by the kernel, (b,)."""
-    out = guarded_tile(1, x.dtype)
-    out[:TILE_ROWS] = initial
-    products.add_squares(packed_triangle(factor), as_tile(x, x.dtype), len(factor), out)
-    assert only_features_written(out, 1)
-    return out[:TILE_ROWS]
+def add_squares(factors, shifts, x, initial):
+    """initial + |shift_c + F_c x|² by the kernel, (b, k)."""
+    k = len(factors)
+    out = guarded_tile(k, x.dtype)
+    for c in range(k):
+        out[c * TILE_STRIDE : c * TILE_STRIDE + TILE_ROWS] = initial
+    packed = np.stack([packed_triangle(factor) for factor in factors])
+    products.add_squares(packed, shifts, as_tile(x, x.dtype), out)
+    assert only_features_written(out, k)
+    return from_tile(out, k)
 
 
 def add_centred_squares(factors, means, x, initial):
@@ -71,7 +74,7 @@ def add_centred_squares(factors, means, x, initial):
     for c in range(k):
         out[c * TILE_STRIDE : c * TILE_STRIDE + TILE_ROWS] = initial
     packed = np.stack([packed_triangle(factor) for factor in factors])
-    products.add_centred_squares(packed, means, as_tile(x, x.dtype), work, out)
+    products.add_centred_squares(packed, means, np.zeros_like(means[0]), as_tile(x, x.dtype), work, out)
     assert only_features_written(out, k)
     return from_tile(out, k)
 
@@ -100,11 +103,13 @@ def test_coefficients_times_features(k, dtype):
 @both_precisions
 @pytest.mark.parametrize("d", COUNTS)
 def test_squares_of_a_triangle_times_features(d, dtype):
-    factor = np.tril(drawn(d, d, dtype=dtype))
+    factors, shifts = np.tril(drawn(2, d, d, dtype=dtype)), drawn(2, d, dtype=dtype, seed=1)
     x, initial = drawn(TILE_ROWS, d, dtype=dtype), np.abs(drawn(TILE_ROWS, dtype=dtype))
-    expected = initial + ((exact(x) @ exact(factor).T) ** 2).sum(axis=1)
-    sizes = initial + ((np.abs(x) @ np.abs(factor).T) ** 2).sum(axis=1)
-    assert within_rounding(add_squares(factor, x, initial), expected, sizes, dtype, 2 * d + 1)
+    inner = np.einsum("cjl,il->icj", exact(factors), exact(x)) + exact(shifts)
+    expected = initial[:, None] + (inner**2).sum(axis=2)
+    inner_sizes = np.einsum("cjl,il->icj", np.abs(factors), np.abs(x)) + np.abs(shifts)
+    sizes = initial[:, None] + (inner_sizes**2).sum(axis=2)
+    assert within_rounding(add_squares(factors, shifts, x, initial), expected, sizes, dtype, 2 * d + 3)
 
 
 @both_precisions
@@ -218,7 +223,9 @@ def test_instructions_do_what_the_python_beside_them_does(name, dtype, monkeypat
 
     cases = {
         "multiply": [(multiply, whole(k, 7), whole(k), whole(TILE_ROWS, 7)) for k in HEIGHTS],
-        "add_squares": [(add_squares, np.tril(whole(d, d)), whole(TILE_ROWS, d), whole(TILE_ROWS)) for d in HEIGHTS],
+        "add_squares": [
+            (add_squares, np.tril(whole(2, d, d)), whole(2, d), whole(TILE_ROWS, d), whole(TILE_ROWS)) for d in HEIGHTS
+        ],
         "add_products": [
             (add_products, whole(TILE_ROWS, r), whole(TILE_ROWS, c), whole(r, c).astype(float), c + 1)
             for r in HEIGHTS

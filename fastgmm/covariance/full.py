@@ -67,6 +67,7 @@ def form(parameters: Parameters, single: bool = False) -> Any:
     """The kernels' parameters for these: expanded where that is safe, in float32 if the rows are and it suffices."""
     return (
         expanded.full(*parameters, single)
+        or expanded.triangular(*parameters, single)
         or (single and centred.single_triangular(*parameters))
         or centred_form(parameters)
     )

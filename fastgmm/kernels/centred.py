@@ -73,6 +73,7 @@ class BlockedTriangular(NamedTuple):
     means: np.ndarray  # (k, d)
     reference: np.ndarray  # (d,)
     factors: np.ndarray  # (k, packed)
+    zeros: np.ndarray  # (d,)
 
 
 class SharedTriangular(NamedTuple):
@@ -204,7 +205,7 @@ def _log_densities_blocked(form, tile, out):
     k, d = form.means.shape
     for c in range(k):
         clear(out[c * TILE_STRIDE :])
-    add_centred_squares(form.factors, form.means, tile, tile[d * TILE_STRIDE :], out)
+    add_centred_squares(form.factors, form.means, form.zeros, tile, tile[d * TILE_STRIDE :], out)
     for c in range(k):
         scale_and_shift(out[c * TILE_STRIDE :], -0.5, form.log_constants[c])
 
@@ -544,7 +545,7 @@ def triangular(weights: np.ndarray, means: np.ndarray, factors: np.ndarray) -> S
     log_constants = triangular_log_constants(weights, factors)
     if d <= SMALL_SIZES[-1]:
         return SmallTriangular(log_constants, means, np.zeros(d), factors.reshape(k, d * d), _size(d))
-    return BlockedTriangular(log_constants, means, np.zeros(d), pack_factors(factors))
+    return BlockedTriangular(log_constants, means, np.zeros(d), pack_factors(factors), np.zeros(d))
 
 
 def single_triangular(
@@ -558,7 +559,7 @@ def single_triangular(
     if triangular_spreads(factors, covariances, centred).max() > LARGEST_SINGLE_SPREAD:
         return None
     log_constants = triangular_log_constants(weights, factors)
-    parts = (log_constants, centred, reference, pack_factors(factors))
+    parts = (log_constants, centred, reference, pack_factors(factors), np.zeros(len(reference)))
     return BlockedTriangular(*(part if part is reference else part.astype(np.float32) for part in parts))
 
 

@@ -6,9 +6,11 @@ responsibilities times the same features:
     log-densities = A φ + constants        moments = R φᵀ
 
 with φ(x) = x and, of x xᵀ, what the structure needs. It costs nothing to centre, to weigh or to square a row once
-per component. What it costs is digits: x xᵀ is as large as the spread of the means is wide, and the difference that
-counts as small as a component is narrow. The spread, `forms.triangular_spreads` and its like, says how many digits.
-A few narrow components of a full mixture are centred in the same pass, and do not take the rest with them.
+per component; with many features x xᵀ is too long to be shared, but F x - F μ and moments of x xᵀ save the centring.
+
+What it costs is digits: x xᵀ is as large as the spread of the means is wide, and the difference that counts as small as
+a component is narrow. The spread, `forms.triangular_spreads` and its like, says how many digits. A few narrow
+components of a full mixture are centred in the same pass, and do not take the rest with them.
 """
 
 import math
@@ -18,7 +20,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from fastgmm.kernels._jit import SUMS, TILE_ROWS, TILE_STRIDE, kernel
-from fastgmm.kernels.centred import SMALL_SIZES, triangular_log_constants
+from fastgmm.kernels.centred import SMALL_SIZES, pack_factors, triangular_log_constants
 from fastgmm.kernels.forms import (
     HEAD,
     Moments,
@@ -39,10 +41,8 @@ from fastgmm.kernels.products import (
     add_squares,
     multiply,
     pack_rows,
-    pack_triangle,
-    packed_triangle_size,
 )
-from fastgmm.kernels.tiles import clear, scale
+from fastgmm.kernels.tiles import clear, scale, scale_and_shift, scale_components
 
 # Beyond so many features, the products of pairs outgrow the second-level cache and centring is cheap beside them.
 LARGEST_FULL = 16
@@ -71,6 +71,16 @@ class ExpandedFull(NamedTuple):
     factors: np.ndarray  # (m, d, d): theirs over √2, so that squares come halved
 
 
+class ExpandedTriangular(NamedTuple):
+    """For many features, or few components: log-density = constant - |F x - F μ|² / 2, moments of x xᵀ."""
+
+    constants: np.ndarray  # (k,)
+    means: np.ndarray  # (k, d)
+    reference: np.ndarray  # (d,)
+    factors: np.ndarray  # (k, packed)
+    shifts: np.ndarray  # (k, d): -F μ
+
+
 class ExpandedTied(NamedTuple):
     """φ = x, then |F x|², whose coefficient is the same for all."""
 
@@ -78,7 +88,8 @@ class ExpandedTied(NamedTuple):
     means: np.ndarray  # (k, d)
     reference: np.ndarray  # (d,)
     coefficients: np.ndarray  # (k, p), packed for `multiply`
-    factor: np.ndarray  # packed for `add_squares`
+    factor: np.ndarray  # (1, packed)
+    zeros: np.ndarray  # (1, d)
 
 
 class ExpandedDiagonal(NamedTuple):
@@ -155,13 +166,24 @@ def _log_densities_full(form, tile, out):
         _centred_density(tile, form.means[c], form.factors[n], form.constants[c], work, out[c * TILE_STRIDE :])
 
 
+@log_densities.body(ExpandedTriangular)
+@kernel
+def _log_densities_triangular(form, tile, out):
+    k = form.means.shape[0]
+    for c in range(k):
+        clear(out[c * TILE_STRIDE :])
+    add_squares(form.factors, form.shifts, tile, out)
+    for c in range(k):
+        scale_and_shift(out[c * TILE_STRIDE :], -0.5, form.constants[c])
+
+
 @log_densities.body(ExpandedTied)
 @kernel
 def _log_densities_tied(form, tile, out):
     d = form.means.shape[1]
     square = tile[d * TILE_STRIDE :]
     clear(square)
-    add_squares(form.factor, tile, d, square)
+    add_squares(form.factor, form.zeros, tile, square)
     _finish_densities(form, d + 1, tile, out)
 
 
@@ -240,6 +262,19 @@ def _accumulate_full(form, tile, values, inverse, weights, centres, sums):
     _add_features(form, tile, values, sums)
 
 
+@accumulate.body(ExpandedTriangular)
+@kernel
+def _accumulate_triangular(form, tile, values, inverse, weights, centres, sums):
+    k, d = form.means.shape
+    weighted = tile[d * TILE_STRIDE :]
+    scale(inverse, weights, inverse)
+    scale_components(values, k, inverse, sums[HEAD:])
+    for c in range(k):
+        share = values[c * TILE_STRIDE :]
+        add_products(share, 1, tile, d, sums[HEAD + k + c * d :], d)
+        add_scatter(tile, d, share, weighted, sums[HEAD + k + k * d + c * d * d :])
+
+
 @accumulate.body(ExpandedTied)
 @kernel
 def _accumulate_tied(form, tile, values, inverse, weights, centres, sums):
@@ -269,6 +304,11 @@ def _(form: ExpandedFull) -> int:
 
 
 @working_features.register
+def _(form: ExpandedTriangular) -> int:
+    return form.means.shape[1] + SCATTER_ROWS
+
+
+@working_features.register
 def _(form: ExpandedTied) -> int:
     return _n_features(form) + SCATTER_ROWS
 
@@ -287,16 +327,26 @@ def _(form: Any) -> int:
 
 
 @n_moments.register
+def _(form: ExpandedTriangular) -> int:
+    k, d = form.means.shape
+    return k * (1 + d + d * d)
+
+
+@n_moments.register
 def _(form: ExpandedTied) -> int:
     k, d = form.means.shape
     return k * _n_features(form) + d * d
+
+
+def _centres(form: Any) -> np.ndarray:
+    return np.tile(form.reference, (len(form.means), 1))
 
 
 def _cut(form: Any, sums: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     """Centres, weight and first moments, and per component the rest of the features."""
     k, d = form.means.shape
     parts = sums.reshape(k, -1)
-    return np.tile(form.reference, (k, 1)), parts[:, -1].copy(), parts[:, :d].copy(), parts[:, d:-1]
+    return _centres(form), parts[:, -1].copy(), parts[:, :d].copy(), parts[:, d:-1]
 
 
 @lru_cache(maxsize=32)
@@ -314,6 +364,13 @@ def _(form: ExpandedFull, sums: np.ndarray, centres: np.ndarray, features: int) 
     rows, columns = _pairs(d)
     second[:, rows, columns] = products
     return Moments(about, weight, first, second)
+
+
+@cut_moments.register
+def _(form: ExpandedTriangular, sums: np.ndarray, centres: np.ndarray, features: int) -> Moments:
+    k, d = form.means.shape
+    first, second = sums[k : k + k * d].reshape(k, d), sums[k + k * d :].reshape(k, d, d)
+    return Moments(_centres(form), sums[:k], first, second)
 
 
 @cut_moments.register
@@ -430,6 +487,27 @@ def full(
     return ExpandedFull(*fields, narrow, (math.sqrt(0.5) * factors[narrow]).astype(fields[0].dtype))
 
 
+def triangular(
+    weights: np.ndarray, means: np.ndarray, covariances: np.ndarray, factors: np.ndarray, single: bool
+) -> ExpandedTriangular | None:
+    """Form for one factor (k, d, d) per component; None where centring is needed, or good enough for `single` rows."""
+    if means.shape[1] <= SMALL_SIZES[-1]:
+        return None
+    reference, centred = about_reference(weights, means)
+    spread = triangular_spreads(factors, covariances, centred).max()
+    dtype = _choose_type(spread, np.einsum("cjj->cj", covariances), centred, single)
+    if dtype is None or single != (dtype == np.float32):
+        return None
+    parts = (
+        triangular_log_constants(weights, factors),
+        centred,
+        reference,
+        pack_factors(factors),
+        -np.einsum("crj,cj->cr", factors, centred),
+    )
+    return ExpandedTriangular(*(part if part is reference else part.astype(dtype) for part in parts))
+
+
 def tied(
     weights: np.ndarray, means: np.ndarray, covariance: np.ndarray, factor: np.ndarray, single: bool
 ) -> ExpandedTied | None:
@@ -444,9 +522,8 @@ def tied(
     whitened = centred @ factor.T
     constants = make_log_constants(weights, np.log(np.diag(factor)).sum(), d) - 0.5 * (whitened**2).sum(axis=1)
     coefficients = np.concatenate([whitened @ factor, np.full((k, 1), -0.5)], axis=1)
-    packed = np.empty(packed_triangle_size(d))
-    pack_triangle(factor, packed)
-    return ExpandedTied(*_fields(dtype, constants, centred, reference, coefficients), packed.astype(dtype))
+    fields = _fields(dtype, constants, centred, reference, coefficients)
+    return ExpandedTied(*fields, pack_factors(factor[None]).astype(dtype), np.zeros((1, d), dtype))
 
 
 def diagonal(

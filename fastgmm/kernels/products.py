@@ -6,7 +6,7 @@ processor where such a loop gives 20 to 30. Each micro-kernel is a Python functi
 beside it the same written in LLVM's language.
 
     multiply        out = A x + initial      densities from features, coefficients A packed by `pack_rows`
-    add_squares     out += |F x|²            F lower triangular, packed by `pack_triangle`; also about means
+    add_squares     out += |F x + initial|²  F lower triangular, packed by `pack_triangle`; also about means
     add_products    out += a bᵀ              sums over the rows of a tile
 """
 
@@ -65,14 +65,15 @@ def _make_multiply_strip(height: int) -> Any:
 
 
 def _make_square_strip(height: int) -> Any:
-    def square_strip(factor, x, count, out):
-        """out += Σ_r (Σ_p factor[p, r] x[p])² on one strip, for a fixed number of rows r."""
+    def square_strip(factor, initial, x, count, out):
+        """out += Σ_r (initial[r] + Σ_p factor[p, r] x[p])² on one strip, for a fixed number of rows r."""
         strip = STRIP_BYTES // x.itemsize
         rows = factor[: count * height].reshape(count, height).T
-        out[:strip] += ((rows @ rows_of(x, count, strip)) ** 2).sum(axis=0)
+        out[:strip] += ((initial[:height, None] + rows @ rows_of(x, count, strip)) ** 2).sum(axis=0)
 
-    def emit(e, factor, x, count, out):
-        sums = [[e.variable(e.zeros()) for _ in range(_VECTORS)] for _ in range(height)]
+    def emit(e, factor, initial, x, count, out):
+        starts = [e.broadcast(initial, r) for r in range(height)]
+        sums = [[e.variable(start) for _ in range(_VECTORS)] for start in starts]
         _accumulate_strip(e, height, factor, x, count, sums)
         for v in range(_VECTORS):
             total = e.load(out, v * e.lanes)
@@ -81,8 +82,8 @@ def _make_square_strip(height: int) -> Any:
                 total = e.multiply_add(y, y, total)
             e.store(total, out, v * e.lanes)
 
-    def typed(typing_context, factor, x, count, out):
-        return void_intrinsic(emit, factor, x, count, out)
+    def typed(typing_context, factor, initial, x, count, out):
+        return void_intrinsic(emit, factor, initial, x, count, out)
 
     return intrinsic(typed) if COMPILED else square_strip
 
@@ -179,39 +180,41 @@ def multiply(coefficients, initial, x, rows, count, out):
 
 
 @kernel
-def _add_squares_of_strip(factor, x, size, out):
+def _add_squares_of_strip(factor, initial, x, size, out):
     at = r = 0
     while r < size:
         height = next_height(size - r)
         count = r + height
         if height == 3:
-            _square_3(factor[at:], x, count, out)
+            _square_3(factor[at:], initial[r:], x, count, out)
         elif height == 2:
-            _square_2(factor[at:], x, count, out)
+            _square_2(factor[at:], initial[r:], x, count, out)
         else:
-            _square_1(factor[at:], x, count, out)
+            _square_1(factor[at:], initial[r:], x, count, out)
         at += height * count
         r += height
 
 
 @kernel
-def add_squares(factor, x, size, out):
-    """out[i] += |F x_i|² for feature-major x (size, b); F lower triangular, from `pack_triangle`."""
+def add_squares(factors, initial, x, out):
+    """out[c, i] += |initial_c + F_c x_i|² for factors (k, packed by `pack_triangle`), initial (k, d).
+
+    A strip of rows stays in the first-level cache while all components take their squares of it.
+    """
+    k, size = initial.shape
     for i in range(0, TILE_ROWS, STRIP_BYTES // x.itemsize):
-        _add_squares_of_strip(factor, x[i:], size, out[i:])
+        for c in range(k):
+            _add_squares_of_strip(factors[c], initial[c], x[i:], size, out[c * TILE_STRIDE + i :])
 
 
 @kernel
-def add_centred_squares(factors, means, x, work, out):
-    """out[c, i] += |F_c (x_i - mean_c)|² for factors (k, packed), means (k, d); `work` holds a strip of d features.
-
-    A strip of rows stays in the first-level cache while all components take their distances from it.
-    """
+def add_centred_squares(factors, means, zeros, x, work, out):
+    """out[c, i] += |F_c (x_i - mean_c)|², as `add_squares`; `zeros` (d,), and `work` holds a strip of d features."""
     k, size = means.shape
     for i in range(0, TILE_ROWS, STRIP_BYTES // x.itemsize):
         for c in range(k):
             _subtract_strip(x[i:], means[c], size, work)
-            _add_squares_of_strip(factors[c], work, size, out[c * TILE_STRIDE + i :])
+            _add_squares_of_strip(factors[c], zeros, work, size, out[c * TILE_STRIDE + i :])
 
 
 @kernel(inline=True)
