@@ -1,6 +1,7 @@
 """The command line of the benchmarks: `python -m bench --help`."""
 
 import argparse
+import itertools
 import json
 import os
 import sys
@@ -11,18 +12,21 @@ from typing import Any
 
 from bench.client import Pool, WorkerError
 from bench.compare import BASELINE, compare_kernels
+from bench.densities import DENSITIES
 from bench.fits import measure_fits
 from bench.measure import Disagreement, Effort, describe_machine, measure
 from bench.memory import measure_memory
 from bench.peers import MACHINE, OURS, PEERS, REFERENCE, WITHOUT_EXTRAS, choose_peers, parse_interpreters
 from bench.problems import PROBLEMS, QUICK_PROBLEMS, Problem
 from bench.report import write_report
+from bench.sampling import CHAINS, measure_sampling
+from bench.sampling import describe as describe_sampling
 
 FOLDER = Path(__file__).resolve().parent
 RESULTS = FOLDER / "results"
 CHART = FOLDER / "charts" / "speed.png"
 README = FOLDER.parent / "README.md"
-COMMANDS = ("run", "fits", "memory", "report", "compare")
+COMMANDS = ("run", "fits", "memory", "sample", "report", "compare")
 
 
 def _positive(text: str) -> int:
@@ -38,15 +42,18 @@ def _parse(arguments: list[str]) -> argparse.Namespace:
     run = commands.add_parser("run", help="seconds per EM iteration, beside every peer that is found")
     fits = commands.add_parser("fits", help="whole default fits, predictions, float32 rows and more threads")
     memory = commands.add_parser("memory", help="peak memory of fits and predictions")
+    sampling = commands.add_parser("sample", help="nanoseconds per step of samplers, beside every peer that is found")
     report = commands.add_parser("report", help="write the README's tables and the chart from what is stored")
     compare = commands.add_parser("compare", help="name the kernels that got slower than the baseline")
     for command in (run, fits, memory):
         command.add_argument("--quick", action="store_true", help="small problems")
         command.add_argument("--only", nargs="+", metavar="NAME", help="names of problems, such as W1; stored if --out")
         command.add_argument("--out", type=Path, metavar="DIR", help="folder of what is measured")
-    for command in (run, fits):
+    sampling.add_argument("--quick", action="store_true", help="one density, few chains")
+    sampling.add_argument("--out", type=Path, metavar="DIR", help="folder of what is measured")
+    for command in (run, fits, sampling):
         command.add_argument("--rounds", type=_positive, help="turns of each peer (default: 5, quick 2)")
-    for command in (run, memory):
+    for command in (run, memory, sampling):
         command.add_argument("--threads", type=_positive, default=1, help="threads each may use (default: 1)")
     run.add_argument(
         "--peers", nargs="*", metavar="NAME", type=str.lower,
@@ -191,6 +198,25 @@ def _memory(options: argparse.Namespace) -> int:
     )  # fmt: skip
 
 
+def _sample(options: argparse.Namespace) -> int:
+    path = (options.out or RESULTS) / f"{'quick' if options.quick else 'full'}-sampling.json"
+    rounds = options.rounds or (2 if options.quick else 5)
+    results = {"machine": describe_machine(), "threads": options.threads, "rounds": rounds, "rows": []}
+    began, failed = time.perf_counter(), False
+    for density, chains in itertools.product(list(DENSITIES)[: 1 if options.quick else None], CHAINS):
+        try:
+            row = measure_sampling(density, chains, options.threads, rounds)
+        except (Disagreement, WorkerError) as error:
+            print(f"{density}, {chains} chains: NOT MEASURED: {error}", flush=True)
+            failed = True
+            continue
+        results["rows"].append(row)
+        print(f"{density}, {chains} chains: {', '.join(describe_sampling(row))}", flush=True)
+        _store(results, path)
+    print(f"{time.perf_counter() - began:.0f} s")
+    return int(failed)
+
+
 def _report(options: argparse.Namespace) -> int:
     print(write_report(options.results, README, CHART))
     return 0
@@ -208,7 +234,14 @@ def main() -> int:
     if not arguments or (arguments[0].startswith("-") and arguments[0] not in ("-h", "--help")):
         arguments = ["run", *arguments]
     options = _parse(arguments)
-    commands = {"run": _run, "fits": _fits, "memory": _memory, "report": _report, "compare": _compare}
+    commands = {
+        "run": _run,
+        "fits": _fits,
+        "memory": _memory,
+        "sample": _sample,
+        "report": _report,
+        "compare": _compare,
+    }
     try:
         return commands[options.command](options)
     except (OSError, ValueError) as error:

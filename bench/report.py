@@ -46,6 +46,8 @@ def make_report(results: dict[str, dict[str, Any]], chart: str | None = None) ->
         parts.append(_fold("Predictions, and float32 rows", f"{tables.predictions_table(fits)}\n\n{text}"))
     if "memory" in results:
         parts.append(_fold("Memory", _memory_part(results["memory"])))
+    if "sampling" in results:
+        parts.append(_fold("Sampling", _sampling_part(results["sampling"])))
     return "\n\n".join(parts)
 
 
@@ -102,6 +104,16 @@ def _memory_part(results: dict[str, Any]) -> str:
         f"{tables.memory_table(results)}\n\nPeak resident memory above the rows and the output, MiB, one fresh process "
         f"each; {OURS}'s largest is {tables.mebibytes(most)} MiB. {_machine(results)}"
     )
+
+
+def _sampling_part(results: dict[str, Any]) -> str:
+    threads = f"{results['threads']} thread{'' if results['threads'] == 1 else 's'}"
+    text = (
+        f"Nanoseconds per step and chain of the same random walk on {threads}, calls included, medians of "
+        f"{results['rounds']} interleaved rounds; acceptance rates compared first. The last column is what {OURS}'s "
+        f"fastest way draws: effective draws of the coordinate that mixes worst. {_machine(results)}"
+    )
+    return f"{tables.sampling_table(results)}\n\n{text}"
 
 
 def _fold(title: str, text: str) -> str:

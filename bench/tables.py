@@ -34,10 +34,14 @@ def problem_of(row: Results) -> Problem:
     return Problem(**row["problem"])
 
 
+def three_digits(value: float) -> str:
+    """Write three significant digits, or all of those before the point."""
+    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
+
+
 def milliseconds(seconds: float) -> str:
     """Write milliseconds with three significant digits."""
-    value = 1e3 * seconds
-    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
+    return three_digits(1e3 * seconds)
 
 
 def times(ratio: float | None) -> str:
@@ -198,3 +202,19 @@ def memory_table(results: Results) -> str:
         cells = [mebibytes(found[OURS][operation]) for operation in operations]
         rows.append((problem_of(row), [mebibytes(found[REFERENCE]["fit"]), *cells]))
     return table(heads, rows)
+
+
+def sampling_table(results: Results) -> str:
+    """Nanoseconds per step and chain, and effective draws a second of the fastest of ours."""
+    names: dict[str, None] = {}
+    for row in results["rows"]:
+        names.update(dict.fromkeys(row["samplers"]))
+    heads = ["density", "chains", *names, "effective draws a second"]
+    lines = [_line(heads), _line(["---", *["---:"] * (len(heads) - 1)])]
+    for row in results["rows"]:
+        found = {name: median(entry["nanoseconds"]) for name, entry in row["samplers"].items()}
+        best = min(nanoseconds for name, nanoseconds in found.items() if name.startswith(OURS))
+        cells = [three_digits(found[name]) if name in found else NOTHING for name in names]
+        effective = 1e9 / best * row["effective_per_step"]
+        lines.append(_line([row["density"], f"{row['chains']:,}", *cells, three_digits(effective)]))
+    return "\n".join(lines)
