@@ -198,7 +198,7 @@ def _with_sign(x, sign):
 
 
 @kernel(flags=SEPARATE, merge=True)
-def _normal_pair(first, second):
+def normal_pair(first, second):
     """Two independent normals from two independent uniforms in (0, 1] (Box and Muller 1958).
 
     r = sqrt(-2 log u), angle 2πv. 4v = q + 4f with an integer q and |f| <= 1/8, without rounding; the q quarter turns
@@ -223,7 +223,7 @@ def _normal_pair(first, second):
 def make_normal(first, second):
     """Turn a tile's two features of uniforms into normals, in place."""
     for i in range(TILE_ROWS):
-        first[i], second[i] = _normal_pair(first[i], second[i])
+        first[i], second[i] = normal_pair(first[i], second[i])
 
 
 @kernel(flags=SEPARATE)
