@@ -49,8 +49,17 @@ def uniforms(state, steps, numbers):
 
 def noise(state, steps, d):
     """Normals (d, steps, chains) and exponentials (steps, chains)."""
-    numbers = drawn(random.fill_noise, state, steps, d, random.numbers_per_step(d))
+    numbers = noise_and_uniforms(state, steps, d, 0)
     return numbers[:d], numbers[-1]
+
+
+def noise_and_uniforms(state, steps, d, extra):
+    """All numbers of the steps, extra uniforms included: (numbers, steps, chains)."""
+
+    def fill(state, count, size, tile):
+        random.fill_noise(state, count, size, extra, tile)
+
+    return drawn(fill, state, steps, d, random.numbers_per_step(d) + extra)
 
 
 def digest(values):
@@ -113,6 +122,17 @@ def test_a_chain_goes_on_wherever_it_was_left(chains):
     assert (np.concatenate([part[0] for part in parts], axis=1) == normals).all()
     assert (np.concatenate([part[1] for part in parts]) == exponentials).all()
     assert (state == whole_state).all()
+
+
+@pytest.mark.parametrize(("d", "chains"), [(1, 3), (2, 8)])
+def test_extra_uniforms_follow_what_a_step_draws_anyway(d, chains):
+    n, extra = random.numbers_per_step(d), 3
+    state = generators(chains)
+    found = noise_and_uniforms(state, 20, d, extra)
+    words_of_steps = uniforms(generators(chains), 20, n + extra)
+    assert (found[n:] == words_of_steps[n:]).all()
+    # The first step's normals are those of a step without extra uniforms.
+    assert (found[:n, 0] == noise_and_uniforms(generators(chains), 20, d, 0)[:, 0]).all()
 
 
 @pytest.mark.parametrize(("d", "steps"), [(1, 60), (4, 30), (5, 20)])

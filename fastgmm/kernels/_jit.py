@@ -228,9 +228,7 @@ def parallel_kernel(function: Callable[..., None]) -> ParallelKernel:
     return ParallelKernel(function)
 
 
-def kernel_with_signature(
-    function: Callable[..., Any], signature: Any, flags: frozenset[str] = ELEMENTWISE
-) -> Any:
+def kernel_with_signature(function: Callable[..., Any], signature: Any, flags: frozenset[str] = ELEMENTWISE) -> Any:
     """Compile at once for one declared signature; function types in it keep the disk cache working."""
     if not COMPILED:
         return function

@@ -16,6 +16,20 @@ from fastgmm.kernels._jit import kernel, kernel_with_signature
 # dispatcher, because a kernel that takes a dispatcher is compiled anew in every process; an indirect call costs 5 ns.
 LOG_DENSITY = types.FunctionType(types.float64(types.float64[::1], types.int64[::1]))
 
+# The types under which densities and moves reach the loop over chains in lanes. Vectors of all lanes are feature-major:
+# number j of lane i is at j * TILE_STRIDE + i. A group has at most TILE_ROWS lanes, so there is always room for eight
+# more: a kernel may work on whole vectors up to the next multiple of eight lanes, and what it finds or leaves beyond
+# the last lane does not count (but is no signalling trap: any float64).
+
+# density(x, lanes, out, packed) sets out[i] to the log-density of lane i.
+DENSITY = types.FunctionType(types.void(types.float64[::1], types.int64, types.float64[::1], types.int64[::1]))
+
+# move(x, lanes, noise, candidate, log_q_ratio, work, packed) sets the candidates y and log q(x | y) - log q(y | x).
+# Number j of the step's noise for lane i is at noise[j * TILE_STRIDE + i]: j < d are normals, from
+# `numbers_per_step(d)` on the uniforms in (0, 1] that the move asked for. It leaves x and noise as they are.
+_PLACES = types.float64[::1]
+MOVE = types.FunctionType(types.void(_PLACES, types.int64, _PLACES, _PLACES, _PLACES, _PLACES, types.int64[::1]))
+
 # Status of a block.
 DONE = 0
 INFINITE = 1

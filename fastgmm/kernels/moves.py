@@ -13,17 +13,13 @@ import math
 from typing import Any, NamedTuple
 
 import numpy as np
-from numba import types
 
 from fastgmm.kernels._jit import SEPARATE, TILE_STRIDE, kernel, kernel_with_signature
+from fastgmm.kernels.chain import MOVE
 from fastgmm.kernels.elementary import exp, fma, log, log1p, log_of_normal
 from fastgmm.kernels.random import normal_pair
 
 # d dimensions, k components. Number j of lane i is at j * TILE_STRIDE + i of every array that holds lanes.
-
-# The one type under which a move reaches the loop: `move(x, lanes, noise, candidate, log_q_ratio, work, packed)`.
-_LANES = types.float64[::1]
-MOVE = types.FunctionType(types.void(_LANES, types.int64, _LANES, _LANES, _LANES, _LANES, types.int64[::1]))
 
 
 class Components(NamedTuple):
@@ -59,6 +55,12 @@ def unpack(packed):
 def feature(values, j):
     """The lanes of one number and what follows it."""
     return values[j * TILE_STRIDE :]
+
+
+@kernel(flags=SEPARATE, merge=True)
+def uniforms_of(noise, d):
+    """The step's uniforms, behind the `random.numbers_per_step(d)` numbers that every step has."""
+    return feature(noise, d + d % 2 + 1)
 
 
 @kernel(flags=SEPARATE)
@@ -231,7 +233,7 @@ def draw_defended(packed, lanes, noise, candidate, work):
     d, k, size, _, means, _, lowers, rest = unpack(packed)
     freedom, cumulative = int(rest[0]), rest[1:]
     chosen, scale = work, feature(work, 1)
-    uniforms = feature(noise, d + d % 2 + 1)
+    uniforms = uniforms_of(noise, d)
     for i in range(lanes):
         chosen[i] = 0.0
         scale[i] = 1.0
@@ -304,7 +306,7 @@ def mixture_local(x, lanes, noise, candidate, log_q_ratio, work, packed):
     component_densities(packed, x, lanes, k, scratch, weights)
     shares[: k * TILE_STRIDE] = weights[: k * TILE_STRIDE]
     exponentiate(shares, k, lanes, largest, total)
-    choose(shares, k, total, feature(noise, d + d % 2 + 1), lanes, running, chosen)
+    choose(shares, k, total, uniforms_of(noise, d), lanes, running, chosen)
     multiply_chosen(lowers, size, chosen, noise, d, lanes, candidate)
     for j in range(d):
         y, start = feature(candidate, j), feature(x, j)
@@ -350,9 +352,14 @@ def mode_jump(x, lanes, noise, candidate, log_q_ratio, work, packed):
     d, k, size, _, means, factors, lowers, rest = unpack(packed)
     odds, log_balance = rest[:k], rest[k:]
     terms, largest = work, feature(work, k)
-    total, running, origin, chosen = (feature(largest, 1), feature(largest, 2), feature(largest, 3), feature(largest, 4))
+    total, running, origin, chosen = (
+        feature(largest, 1),
+        feature(largest, 2),
+        feature(largest, 3),
+        feature(largest, 4),
+    )
     scratch, white = feature(largest, 5), feature(largest, 5 + d)  # d, then d or one more number per lane
-    uniforms = feature(noise, d + d % 2 + 1)
+    uniforms = uniforms_of(noise, d)
     component_densities(packed, x, lanes, k, scratch, terms)
     exponentiate(terms, k, lanes, largest, total)
     choose(terms, k, total, uniforms, lanes, running, origin)

@@ -6,6 +6,7 @@ the features are the numbers of a step, always in this order:
 
     0 ... 2p - 1    the p = ceil(d / 2) pairs that become 2p normals; with d odd the last is not used
     2p              what becomes an exponential, for the decision on the candidate
+    2p + 1 ...      uniforms in (0, 1], as many as the kernels of the chains ask for
 
 A chain's numbers are the same whatever the number of chains and wherever tiles end: its generator's words are drawn
 step by step, and all arithmetic behind them is elementwise and rounded as written. Normals have the same bits on every
@@ -54,7 +55,7 @@ def new_generators(sequence: np.random.SeedSequence, chains: int) -> np.ndarray:
 
 
 def numbers_per_step(d: int) -> int:
-    """How many numbers a step in d dimensions draws; a tile of noise has room for `numbers_per_step(d)` features."""
+    """How many numbers a step in d dimensions draws beside its extra uniforms, which are the features from there on."""
     return d + d % 2 + 1
 
 
@@ -234,14 +235,15 @@ def make_exponential(values):
 
 
 @kernel(flags=SEPARATE)
-def fill_noise(state, steps, d, tile):
+def fill_noise(state, steps, d, extra, tile):
     """Draw the noise of `steps` steps in d dimensions for all chains and advance `state` (4, chains) by them.
 
-    `state` is contiguous, steps at most `steps_per_tile(chains)`, and the tile has `numbers_per_step(d)` features.
-    Feature j < d of the tile gets the j-th normal of each step, feature `numbers_per_step(d) - 1` its exponential.
+    `state` is contiguous, steps at most `steps_per_tile(chains)`, and the tile has `numbers_per_step(d) + extra`
+    features. Feature j < d of the tile gets the j-th normal of each step, feature `numbers_per_step(d) - 1` its
+    exponential, and the last `extra` ones uniforms in (0, 1].
     """
     pairs = (d + 1) // 2
-    fill_uniforms(state, steps, 2 * pairs + 1, tile)
+    fill_uniforms(state, steps, 2 * pairs + 1 + extra, tile)
     for j in range(0, 2 * pairs, 2):
         make_normal(tile[j * TILE_STRIDE :], tile[(j + 1) * TILE_STRIDE :])
     make_exponential(tile[2 * pairs * TILE_STRIDE :])
