@@ -235,7 +235,7 @@ class ModeJump:
         """log (w_c / (odds_c (1 - odds_c))): what of w_b o_ba / (w_a o_ab) belongs to each component."""
         odds, weights = np.array(self.odds), self.mixture.weights
         others = np.array([math.fsum(np.delete(odds, c)) for c in range(len(odds))])
-        with np.errstate(divide="ignore"):
+        with np.errstate(divide="ignore", invalid="ignore"):
             balance = np.log(weights) - np.log(odds) - np.log(others)
         # Neither jumped from nor jumped to.
         balance[(weights == 0.0) & (odds == 0.0)] = 0.0
