@@ -37,7 +37,7 @@ def _accumulate_strip(
         first = e.builder.mul(loop.index, INDEX(height))
         # The coefficients stay while one vector of features after the other comes: 16 registers in all.
         rows = [e.broadcast(coefficients, e.builder.add(first, INDEX(r))) for r in range(height)]
-        for v in range(_VECTORS):
+        for v in range(len(sums[0])):
             features = e.load(x, e.builder.add(at, INDEX(v * e.lanes)))
             for r in range(height):
                 e.builder.store(e.multiply_add(rows[r], features, e.builder.load(sums[r][v])), sums[r][v])
@@ -64,17 +64,17 @@ def _make_multiply_strip(height: int) -> Any:
     return intrinsic(typed) if COMPILED else multiply_strip
 
 
-def _make_square_strip(height: int) -> Any:
+def make_square_strip(height: int, vectors: int = _VECTORS) -> Any:
     def square_strip(factor, x, count, out):
-        """out += Σ_r (Σ_p factor[p, r] x[p])² on one strip, for a fixed number of rows r."""
-        strip = STRIP_BYTES // x.itemsize
+        """out += Σ_r (Σ_p factor[p, r] x[p])² on one strip of so many vectors, for a fixed number of rows r."""
+        strip = vectors * VECTOR_BYTES // x.itemsize
         rows = factor[: count * height].reshape(count, height).T
         out[:strip] += ((rows @ rows_of(x, count, strip)) ** 2).sum(axis=0)
 
     def emit(e, factor, x, count, out):
-        sums = [[e.variable(e.zeros()) for _ in range(_VECTORS)] for _ in range(height)]
+        sums = [[e.variable(e.zeros()) for _ in range(vectors)] for _ in range(height)]
         _accumulate_strip(e, height, factor, x, count, sums)
-        for v in range(_VECTORS):
+        for v in range(vectors):
             total = e.load(out, v * e.lanes)
             for r in range(height):
                 y = e.builder.load(sums[r][v])
@@ -87,17 +87,17 @@ def _make_square_strip(height: int) -> Any:
     return intrinsic(typed) if COMPILED else square_strip
 
 
-def _make_subtract_strip() -> Any:
+def make_subtract_strip(vectors: int = _VECTORS) -> Any:
     def subtract_strip(x, centre, count, out):
         """out[p] = x[p] - centre[p] on one strip of `count` features."""
-        strip = STRIP_BYTES // x.itemsize
+        strip = vectors * VECTOR_BYTES // x.itemsize
         rows_of(out, count, strip)[:] = rows_of(x, count, strip) - centre[:count, None]
 
     def emit(e, x, centre, count, out):
         with cgutils.for_range(e.builder, count) as loop:
             at = e.builder.mul(loop.index, INDEX(TILE_STRIDE))
             middle = e.broadcast(centre, loop.index)
-            for v in range(_VECTORS):
+            for v in range(vectors):
                 where = e.builder.add(at, INDEX(v * e.lanes))
                 e.store(e.builder.fsub(e.load(x, where), middle), out, where)
 
@@ -134,8 +134,8 @@ def _make_add_block(rows: int, columns: int) -> Any:
 
 
 _multiply_1, _multiply_2, _multiply_3 = (_make_multiply_strip(height) for height in (1, 2, 3))
-_square_1, _square_2, _square_3 = (_make_square_strip(height) for height in (1, 2, 3))
-_subtract_strip = _make_subtract_strip()
+_square_1, _square_2, _square_3 = (make_square_strip(height) for height in (1, 2, 3))
+_subtract_strip = make_subtract_strip()
 _add_1x1, _add_1x2, _add_1x3 = (_make_add_block(1, columns) for columns in (1, 2, 3))
 _add_2x1, _add_2x2, _add_2x3 = (_make_add_block(2, columns) for columns in (1, 2, 3))
 _add_3x1, _add_3x2, _add_3x3 = (_make_add_block(3, columns) for columns in (1, 2, 3))

@@ -2,6 +2,7 @@
 
 from fastgmm.mcmc.diagnostics import autocorrelation_time, effective_sample_size, mcse, rhat
 from fastgmm.mcmc.occupancy import ModeOccupancy
+from fastgmm.mcmc.proposals import RandomWalk
 from fastgmm.mcmc.result import Chains
 from fastgmm.mcmc.sample import sample
 from fastgmm.mcmc.summary import Summary
@@ -9,6 +10,7 @@ from fastgmm.mcmc.summary import Summary
 __all__ = [
     "Chains",
     "ModeOccupancy",
+    "RandomWalk",
     "Summary",
     "autocorrelation_time",
     "effective_sample_size",

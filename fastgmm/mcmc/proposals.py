@@ -70,10 +70,10 @@ class RandomWalk:
         if self.adapt not in ("ram", "am", None):
             raise ValueError(f"adapt must be 'ram', 'am' or None, not {self.adapt!r}.")
 
-    def prepare(self, dimensions: int) -> tuple[Move, ...]:
-        """Factorise the covariance."""
+    def prepare(self, dimensions: int, *, name: str = "cov") -> tuple[Move, ...]:
+        """Factorise the covariance, which errors call by `name`."""
         if self.cov is not None:
-            factor = cholesky_factor(self.cov, dimensions)
+            factor = cholesky_factor(self.cov, dimensions, name)
         else:
             factor = np.eye(dimensions) * (2.38 / np.sqrt(dimensions) if self.adapt else 1.0)
         return (Move("RandomWalk", factor=factor, adapt=self.adapt),)
@@ -171,7 +171,7 @@ def cholesky_factor(cov: ArrayLike, dimensions: int, name: str = "cov") -> np.nd
     covariance = covariance.astype(np.float64)
     if covariance.shape != (dimensions, dimensions):
         raise ValueError(
-            f"{name} must be of shape {(dimensions, dimensions)}, as the target has {dimensions} dimensions, "
+            f"{name} must be of shape {(dimensions, dimensions)}, as start has {dimensions} dimensions, "
             f"not {covariance.shape}."
         )
     if not np.isfinite(covariance).all():
