@@ -104,6 +104,25 @@ def test_seeds_are_the_sequences_children():
     assert (random.new_generators(child, 1)[:, 0] == child.spawn(1)[0].generate_state(4, np.uint64)).all()
 
 
+@pytest.mark.parametrize(
+    "sequence",
+    [
+        np.random.SeedSequence(2**100 + 3),
+        np.random.SeedSequence(2**200 + 7),
+        np.random.SeedSequence([1, 2**40, 3, 4, 5, 6]),
+        np.random.SeedSequence(np.array([1, 2], dtype=np.uint32)),
+        np.random.SeedSequence("0x1234567890abcdef"),
+        np.random.SeedSequence(3, spawn_key=(4, 2**33)),
+        np.random.SeedSequence(2**150, spawn_key=(1,)),
+        np.random.SeedSequence(9, pool_size=7),
+        np.random.SeedSequence(),
+    ],
+)
+def test_children_made_at_once_are_numpys(sequence):
+    children = [child.generate_state(4, np.uint64) for child in sequence.spawn(20)]
+    assert (random.new_generators(sequence, 20) == np.transpose(children)).all()
+
+
 @pytest.mark.parametrize("d", [1, 2, 3, 6])
 def test_a_chain_is_the_same_whatever_the_number_of_chains(d):
     normals, exponentials = noise(generators(256 if COMPILED else 32), 6, d)
