@@ -111,7 +111,6 @@ def test_seeds_are_the_sequences_children():
         np.random.SeedSequence(2**200 + 7),
         np.random.SeedSequence([1, 2**40, 3, 4, 5, 6]),
         np.random.SeedSequence(np.array([1, 2], dtype=np.uint32)),
-        np.random.SeedSequence("0x1234567890abcdef"),
         np.random.SeedSequence(3, spawn_key=(4, 2**33)),
         np.random.SeedSequence(2**150, spawn_key=(1,)),
         np.random.SeedSequence(9, pool_size=7),

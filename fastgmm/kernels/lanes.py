@@ -215,6 +215,16 @@ def _square_strip(wide, form, factors, means, k, d, x, squares, work):
             _distance_narrow(factor, mean, x, d, out)
 
 
+@kernel
+def squared_distances(form, factors, means, k, d, x, lanes, squares, work):
+    """squares_c = |F_c (x - μ_c)|² of all components; `work` holds d features."""
+    i = 0
+    while i < lanes:
+        wide = lanes - i > 2 * LANES
+        _square_strip(wide, form, factors, means, k, d, x[i:], squares[i:], work)
+        i += _WIDE * LANES if wide else LANES
+
+
 @kernel(flags=SEPARATE)
 def _finish(largest, total, lanes, out):
     """out = largest + log total; -inf where squares overflow, which leaves a total that is no number."""

@@ -4,8 +4,7 @@ A move writes a candidate y for the position x of each lane, and log q(x | y) - 
 Metropolis-Hastings ratio needs besides the target's densities at both. All arithmetic is elementwise per lane and
 rounded as written, so that a chain has the same bits however many run beside it.
 
-The mixture comes in one array of 64-bit words, `packed`; `pack` writes it and `unpack` reads it back. The covariances
-are lower triangles of matrices, or diagonals alone: `size` numbers, d (d + 1) / 2 or d.
+The mixture comes in one array of 64-bit words, `packed`; `pack` writes it and `unpack` reads it back.
 """
 
 import functools
@@ -17,38 +16,38 @@ import numpy as np
 from fastgmm.kernels._jit import SEPARATE, TILE_STRIDE, kernel, kernel_with_signature
 from fastgmm.kernels.chain import MOVE
 from fastgmm.kernels.elementary import exp, fma, log, log1p, log_of_normal
+from fastgmm.kernels.lanes import squared_distances
 from fastgmm.kernels.random import normal_pair
 
 # d dimensions, k components. Number j of lane i is at j * TILE_STRIDE + i of every array that holds lanes.
 
 
 class Components(NamedTuple):
-    """A mixture as moves read it."""
+    """A mixture as moves read it. Triangles are lower ones row by row, or diagonals alone."""
 
     constants: np.ndarray  # (k,), log of weight times density at the component's mean
     means: np.ndarray  # (k, d)
-    factors: np.ndarray  # (k, size), F with |F (x - μ)|² the squared Mahalanobis distance
-    lowers: np.ndarray  # (k, size), their inverses L, with Σ = L Lᵀ
+    factors: np.ndarray  # (k, length), as `lanes.squared_distances` takes them
+    lowers: np.ndarray  # (k, size), triangles L with Σ = L Lᵀ
 
 
-def pack(components: Components, d: int, extra: tuple[np.ndarray, ...]) -> np.ndarray:
-    """Write a mixture, and what else a move needs, into one array of words."""
-    k = len(components.constants)
-    header = np.array([d, k, components.factors.size // k], dtype=np.int64)
+def pack(form: int, components: Components, extra: tuple[np.ndarray, ...]) -> np.ndarray:
+    """Write a mixture, and what else a move needs, into one array of words; `form` is one of `lanes`."""
+    k, d = components.means.shape
+    header = np.array([d, k, form, components.factors.shape[1], components.lowers.shape[1]], dtype=np.int64)
     parts = [np.ravel(part).astype(np.float64).view(np.int64) for part in (*components, *extra)]
     return np.concatenate([header, *parts])
 
 
 @kernel(flags=SEPARATE, merge=True)
 def unpack(packed):
-    """Return d, k, size, the mixture's parts, and what stands behind them."""
-    d, k, size = packed[0], packed[1], packed[2]
-    words = packed[3:].view(np.float64)
-    means = k
-    factors = means + k * d
-    lowers = factors + k * size
-    end = lowers + k * size
-    return d, k, size, words[:means], words[means:factors], words[factors:lowers], words[lowers:end], words[end:]
+    """Return d, k, the form, the mixture's parts, and what stands behind them."""
+    d, k, form = packed[0], packed[1], packed[2]
+    words = packed[5:].view(np.float64)
+    factors = k + k * d
+    lowers = factors + k * packed[3]
+    end = lowers + k * packed[4]
+    return d, k, form, words[:k], words[k:factors], words[factors:lowers], words[lowers:end], words[end:]
 
 
 @kernel(flags=SEPARATE, merge=True)
@@ -73,51 +72,14 @@ def subtract(x, y, d, lanes, out):
 
 
 @kernel(flags=SEPARATE)
-def subtract_point(x, point, d, lanes, out):
-    """out = x - point, the same point for every lane."""
-    for j in range(d):
-        a, b = feature(x, j), feature(out, j)
+def component_densities(packed, x, lanes, work, terms):
+    """terms_c = log w_c N(x | μ_c, Σ_c); `work` holds d numbers per lane."""
+    d, k, form, constants, means, factors, _, _ = unpack(packed)
+    squared_distances(form, factors, means, k, d, x, lanes, terms, work)
+    for c in range(k):
+        term = feature(terms, c)
         for i in range(lanes):
-            b[i] = a[i] - point[j]
-
-
-@kernel(flags=SEPARATE)
-def multiply_row(triangle, diagonal, r, x, lanes, out):
-    """out = row r of a lower triangular or diagonal matrix times x."""
-    if diagonal:
-        last = feature(x, r)
-        for i in range(lanes):
-            out[i] = triangle[r] * last[i]
-        return
-    row = triangle[r * (r + 1) // 2 :]
-    for i in range(lanes):
-        out[i] = row[0] * x[i]
-    for p in range(1, r + 1):
-        y = feature(x, p)
-        for i in range(lanes):
-            out[i] = fma(row[p], y[i], out[i])
-
-
-@kernel(flags=SEPARATE)
-def squares(triangle, diagonal, x, d, lanes, row, out):
-    """out = |F x|²; `row` holds a number per lane."""
-    for r in range(d):
-        multiply_row(triangle, diagonal, r, x, lanes, row)
-        for i in range(lanes):
-            out[i] = fma(row[i], row[i], out[i]) if r else row[i] * row[i]
-
-
-@kernel(flags=SEPARATE)
-def component_densities(packed, x, lanes, count, work, terms):
-    """terms_c = log w_c N(x | μ_c, Σ_c) of the first `count` components; `work` holds d + 1 numbers per lane."""
-    d, _, size, constants, means, factors, _, _ = unpack(packed)
-    shifted, row = work, feature(work, d)
-    for c in range(count):
-        out = feature(terms, c)
-        subtract_point(x, means[c * d :], d, lanes, shifted)
-        squares(factors[c * size :], size == d, shifted, d, lanes, row, out)
-        for i in range(lanes):
-            out[i] = constants[c] - 0.5 * out[i]
+            term[i] = constants[c] - 0.5 * term[i]
 
 
 @kernel(flags=SEPARATE)
@@ -161,22 +123,18 @@ def choose(shares, k, total, uniform, lanes, running, chosen):
 
 
 @kernel(flags=SEPARATE)
-def multiply_chosen(triangles, size, chosen, x, d, lanes, out):
+def multiply_chosen(triangles, k, chosen, x, d, lanes, out):
     """out = T x, for each lane with the triangle T of the component chosen for it."""
-    for r in range(d):
-        result = feature(out, r)
-        if size == d:
-            last = feature(x, r)
-            for i in range(lanes):
-                result[i] = triangles[int(chosen[i]) * size + r] * last[i]
-            continue
-        row = triangles[r * (r + 1) // 2 :]
-        for i in range(lanes):
-            result[i] = row[int(chosen[i]) * size] * x[i]
-        for p in range(1, r + 1):
-            y = feature(x, p)
-            for i in range(lanes):
-                result[i] = fma(row[int(chosen[i]) * size + p], y[i], result[i])
+    size = len(triangles) // k
+    # Lane by lane: with all lanes innermost, which gathers every entry for each, it takes 1.5 times as long at d = 20.
+    for i in range(lanes):
+        entry = int(chosen[i]) * size
+        for r in range(d):
+            total = 0.0
+            for p in range(r if size == d else 0, r + 1):
+                total = fma(triangles[entry], x[p * TILE_STRIDE + i], total)
+                entry += 1
+            out[r * TILE_STRIDE + i] = total
 
 
 @kernel(flags=SEPARATE)
@@ -191,19 +149,21 @@ def reject_undefined(log_q_ratio, lanes):
 
 @kernel(flags=SEPARATE)
 def defended_density(packed, x, lanes, work, out):
-    """out = log q(x); `work` holds k + d + 2 numbers per lane."""
-    d, k, size, constants, means, factors, _, rest = unpack(packed)
+    """out = log q(x); `work` holds k + d + 1 numbers per lane."""
+    d, k, form, constants, means, factors, _, rest = unpack(packed)
     freedom = rest[0]
     normals = k - 1 if freedom > 0.0 else k
-    terms, largest, scratch = work, feature(work, k), feature(work, k + 1)
-    component_densities(packed, x, lanes, normals, scratch, terms)
-    if freedom > 0.0:
-        # log t = constant - (ν + d) / 2 log(1 + |F (x - m)|² / ν)
-        row, term = feature(scratch, d), feature(terms, normals)
-        subtract_point(x, means[normals * d :], d, lanes, scratch)
-        squares(factors[normals * size :], size == d, scratch, d, lanes, row, term)
+    terms, largest = work, feature(work, k)
+    squared_distances(form, factors, means, k, d, x, lanes, terms, feature(work, k + 1))
+    for c in range(normals):
+        term = feature(terms, c)
         for i in range(lanes):
-            term[i] = constants[normals] - 0.5 * (freedom + d) * log1p(term[i] / freedom)
+            term[i] = constants[c] - 0.5 * term[i]
+    for c in range(normals, k):
+        # log t = constant - (ν + d) / 2 log(1 + |F (x - m)|² / ν)
+        term = feature(terms, c)
+        for i in range(lanes):
+            term[i] = constants[c] - 0.5 * (freedom + d) * log1p(term[i] / freedom)
     log_sum(terms, k, lanes, largest, out)
 
 
@@ -230,7 +190,7 @@ def heavy_scale(uniforms, freedom, lanes, out):
 @kernel(flags=SEPARATE)
 def draw_defended(packed, lanes, noise, candidate, work):
     """Draw from q; `work` holds three numbers per lane."""
-    d, k, size, _, means, _, lowers, rest = unpack(packed)
+    d, k, _, _, means, _, lowers, rest = unpack(packed)
     freedom, cumulative = int(rest[0]), rest[1:]
     chosen, scale = work, feature(work, 1)
     uniforms = uniforms_of(noise, d)
@@ -245,7 +205,7 @@ def draw_defended(packed, lanes, noise, candidate, work):
         heavy_scale(feature(uniforms, 1), freedom, lanes, heavy)
         for i in range(lanes):
             scale[i] = heavy[i] if chosen[i] == k - 1 else 1.0
-    multiply_chosen(lowers, size, chosen, noise, d, lanes, candidate)
+    multiply_chosen(lowers, k, chosen, noise, d, lanes, candidate)
     for j in range(d):
         y = feature(candidate, j)
         for i in range(lanes):
@@ -268,12 +228,12 @@ def independence(x, lanes, noise, candidate, log_q_ratio, work, packed):
 
 @kernel(flags=SEPARATE)
 def step_densities(packed, step, lanes, work, out):
-    """out_c = log N(y | x, s² Σ_c) but for what all components share; `work` holds a number per lane."""
-    d, k, size, _, _, factors, _, rest = unpack(packed)
-    scale, log_determinants = rest[0], rest[1:]
+    """out_c = log N(y | x, s² Σ_c) but for what all components share; `work` holds d numbers per lane."""
+    d, k, form, _, _, factors, _, rest = unpack(packed)
+    scale, log_determinants, zeros = rest[0], rest[1 : k + 1], rest[k + 1 :]
+    squared_distances(form, factors, zeros, k, d, step, lanes, out, work)
     for c in range(k):
         term = feature(out, c)
-        squares(factors[c * size :], size == d, step, d, lanes, work, term)
         for i in range(lanes):
             term[i] = log_determinants[c] - 0.5 * term[i] / (scale * scale)
 
@@ -297,26 +257,26 @@ def mixture_local(x, lanes, noise, candidate, log_q_ratio, work, packed):
 
     q is summed over the components that may have been chosen, and so is the density of candidates.
     """
-    d, k, size, _, _, _, lowers, rest = unpack(packed)
+    d, k, _, _, _, _, lowers, rest = unpack(packed)
     scale = rest[0]
     weights, shares, steps = work, feature(work, k), feature(work, 2 * k)
     largest = feature(work, 3 * k)
     total, running, chosen = feature(largest, 1), feature(largest, 2), feature(largest, 3)
-    before, scratch = feature(largest, 4), feature(largest, 5)  # the last of d + 1 numbers per lane
-    component_densities(packed, x, lanes, k, scratch, weights)
+    before, step, scratch = feature(largest, 4), feature(largest, 5), feature(largest, 5 + d)
+    component_densities(packed, x, lanes, scratch, weights)
     shares[: k * TILE_STRIDE] = weights[: k * TILE_STRIDE]
     exponentiate(shares, k, lanes, largest, total)
     choose(shares, k, total, uniforms_of(noise, d), lanes, running, chosen)
-    multiply_chosen(lowers, size, chosen, noise, d, lanes, candidate)
+    multiply_chosen(lowers, k, chosen, noise, d, lanes, candidate)
     for j in range(d):
         y, start = feature(candidate, j), feature(x, j)
         for i in range(lanes):
             y[i] = fma(scale, y[i], start[i])
-    subtract(candidate, x, d, lanes, scratch)  # what is left of the step after rounding
-    step_densities(packed, scratch, lanes, running, steps)
+    subtract(candidate, x, d, lanes, step)  # what is left of the step after rounding
+    step_densities(packed, step, lanes, scratch, steps)
     shares[: k * TILE_STRIDE] = steps[: k * TILE_STRIDE]
     log_mean(shares, weights, k, lanes, largest, before)
-    component_densities(packed, candidate, lanes, k, scratch, weights)
+    component_densities(packed, candidate, lanes, scratch, weights)
     log_mean(steps, weights, k, lanes, largest, log_q_ratio)
     for i in range(lanes):
         log_q_ratio[i] -= before[i]
@@ -349,8 +309,8 @@ def mode_jump(x, lanes, noise, candidate, log_q_ratio, work, packed):
     same distance from the means of a and b, determinants and distances cancel: with the mixture's density m it is
     m(x) / m(y) times w_b o_ba / (w_a o_ab), whose factors' logarithms `pack` was given for each component.
     """
-    d, k, size, _, means, factors, lowers, rest = unpack(packed)
-    odds, log_balance = rest[:k], rest[k:]
+    d, k, _, _, means, _, lowers, rest = unpack(packed)
+    odds, log_balance, whites = rest[:k], rest[k : 2 * k], rest[2 * k :]
     terms, largest = work, feature(work, k)
     total, running, origin, chosen = (
         feature(largest, 1),
@@ -358,9 +318,9 @@ def mode_jump(x, lanes, noise, candidate, log_q_ratio, work, packed):
         feature(largest, 3),
         feature(largest, 4),
     )
-    scratch, white = feature(largest, 5), feature(largest, 5 + d)  # d, then d or one more number per lane
+    scratch, white = feature(largest, 5), feature(largest, 5 + d)
     uniforms = uniforms_of(noise, d)
-    component_densities(packed, x, lanes, k, scratch, terms)
+    component_densities(packed, x, lanes, scratch, terms)
     exponentiate(terms, k, lanes, largest, total)
     choose(terms, k, total, uniforms, lanes, running, origin)
     for i in range(lanes):
@@ -370,13 +330,13 @@ def mode_jump(x, lanes, noise, candidate, log_q_ratio, work, packed):
         shifted, start = feature(scratch, j), feature(x, j)
         for i in range(lanes):
             shifted[i] = start[i] - means[int(origin[i]) * d + j]
-    multiply_chosen(factors, size, origin, scratch, d, lanes, white)
-    multiply_chosen(lowers, size, chosen, white, d, lanes, candidate)
+    multiply_chosen(whites, k, origin, scratch, d, lanes, white)
+    multiply_chosen(lowers, k, chosen, white, d, lanes, candidate)
     for j in range(d):
         y = feature(candidate, j)
         for i in range(lanes):
             y[i] += means[int(chosen[i]) * d + j]
-    component_densities(packed, candidate, lanes, k, scratch, terms)
+    component_densities(packed, candidate, lanes, scratch, terms)
     log_sum(terms, k, lanes, largest, total)
     for i in range(lanes):
         balance = log_balance[int(chosen[i])] - log_balance[int(origin[i])]

@@ -68,8 +68,6 @@ def new_generators(sequence: np.random.SeedSequence, chains: int) -> np.ndarray:
 
 def _count_words(entropy: Any) -> int:
     """How many words of 32 bits `SeedSequence` makes of integers."""
-    if isinstance(entropy, str):
-        entropy = int(entropy, 0)
     if isinstance(entropy, (int, np.integer)):
         return max(1, -(-int(entropy).bit_length() // 32))
     return sum(_count_words(number) for number in entropy)

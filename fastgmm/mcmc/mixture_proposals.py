@@ -7,8 +7,9 @@ from typing import Any
 import numpy as np
 from scipy.linalg import solve_triangular
 
-from fastgmm.kernels import moves
+from fastgmm.kernels import lanes, moves
 from fastgmm.kernels.moves import Components
+from fastgmm.kernels.products import pack_triangle
 from fastgmm.mcmc.proposals import Move
 from fastgmm.mixture import Mixture
 
@@ -82,16 +83,16 @@ class Independence:
         _check_dimensions(self, dimensions)
         normals = _components(self.mixture, math.log1p(-self.defensive), self.widen)
         weights = (1.0 - self.defensive) * self.mixture.weights / self.mixture.weights.sum()
-        freedom, d, size = 0, self.mixture.n_features, normals.factors.shape[1]
+        freedom = 0
         if self.defensive > 0.0:
             freedom = int(self.tail)
-            normals = _joined(normals, _student(self.mixture, freedom, math.log(self.defensive), size))
+            normals = _joined(normals, _student(self.mixture, freedom, math.log(self.defensive)))
             weights = np.append(weights, self.defensive)
         k = len(weights)
-        packed = moves.pack(normals, d, (np.array([freedom]), _cumulative(weights)))
+        packed = moves.pack(_form(self.mixture), normals, (np.array([freedom]), _cumulative(weights)))
         uniforms = 1 + freedom // 2 + 2 * (freedom % 2)
         function = moves.compiled_move(moves.independence)
-        return (Move("Independence", function=function, packed=packed, uniforms=uniforms, work=k + d + 3),)
+        return (Move("Independence", function=function, packed=packed, uniforms=uniforms, work=k + dimensions + 2),)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -146,9 +147,10 @@ class MixtureLocal:
         _check_dimensions(self, dimensions)
         components = _components(self.mixture)
         k, d = self.mixture.means.shape
-        packed = moves.pack(components, d, (np.array([self.scale]), _log_determinants(components.factors, d)))
+        extra = (np.array([self.scale]), _log_determinants(self.mixture.factors_dense), np.zeros((k, d)))
+        packed = moves.pack(_form(self.mixture), components, extra)
         function = moves.compiled_move(moves.mixture_local)
-        return (Move("MixtureLocal", function=function, packed=packed, uniforms=1, work=3 * k + d + 6),)
+        return (Move("MixtureLocal", function=function, packed=packed, uniforms=1, work=3 * k + 2 * d + 5),)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -226,10 +228,11 @@ class ModeJump:
         _check_dimensions(self, dimensions)
         components = _components(self.mixture)
         k, d = self.mixture.means.shape
-        odds = np.array(self.odds)
-        packed = moves.pack(components, d, (odds, self._log_balance()))
+        form = _form(self.mixture)
+        whites = _triangles(form, self.mixture.factors_dense)
+        packed = moves.pack(form, components, (np.array(self.odds), self._log_balance(), whites))
         function = moves.compiled_move(moves.mode_jump)
-        return (Move("ModeJump", function=function, packed=packed, uniforms=2, work=k + 2 * d + 6),)
+        return (Move("ModeJump", function=function, packed=packed, uniforms=2, work=k + 2 * d + 5),)
 
     def _log_balance(self) -> np.ndarray:
         """log (w_c / (odds_c (1 - odds_c))): what of w_b o_ba / (w_a o_ab) belongs to each component."""
@@ -242,68 +245,64 @@ class ModeJump:
         return balance
 
 
+def _form(mixture: Mixture) -> int:
+    # The Student component, which is as wide as the mixture, is not isotropic.
+    return lanes.DIAGONAL if mixture.covariance_type in ("diag", "spherical") else lanes.FULL
+
+
 def _components(mixture: Mixture, log_weight: float = 0.0, widen: float = 1.0) -> Components:
-    """Lay out a mixture for the moves: constants (k,), means (k, d), factors and their inverses (k, size)."""
-    d = mixture.n_features
-    factors = _packed_triangles(mixture, mixture.factors_dense / math.sqrt(widen))
-    lowers = _inverses(factors, d)
+    """Lay out a mixture for the moves."""
+    factors = mixture.factors_dense / math.sqrt(widen)
     with np.errstate(divide="ignore"):  # a component of weight 0 has no say
-        constants = log_weight + np.log(mixture.weights) + _log_determinants(factors, d) - 0.5 * d * _LOG_2PI
-    return Components(constants, np.array(mixture.means), factors, lowers)
+        log_weights = log_weight + np.log(mixture.weights)
+    constants = log_weights + _log_determinants(factors) - 0.5 * mixture.n_features * _LOG_2PI
+    return _laid_out(_form(mixture), constants, mixture.means, factors)
 
 
-def _student(mixture: Mixture, freedom: int, log_weight: float, size: int) -> Components:
+def _student(mixture: Mixture, freedom: int, log_weight: float) -> Components:
     """Lay out the Student distribution around a mixture."""
-    d = mixture.n_features
-    whole = mixture.cov
-    lower = np.linalg.cholesky(whole)[np.tril_indices(d)] if size > d else np.sqrt(np.diagonal(whole))
-    lowers = lower[None]
-    factors = _inverses(lowers, d)
+    d, form, scale = mixture.n_features, _form(mixture), mixture.cov
+    lower = np.linalg.cholesky(scale) if form == lanes.FULL else np.diag(np.sqrt(np.diagonal(scale)))
+    factor = _inverses(lower[None])
     constant = (
         log_weight
         + math.lgamma(0.5 * (freedom + d))
         - math.lgamma(0.5 * freedom)
         - 0.5 * d * math.log(math.pi * freedom)
-        + _log_determinants(factors, d)
+        + _log_determinants(factor)
     )
-    return Components(constant, mixture.mean[None], factors, lowers)
+    return _laid_out(form, constant, mixture.mean[None], factor)
+
+
+def _laid_out(form: int, constants: np.ndarray, means: np.ndarray, factors: np.ndarray) -> Components:
+    lowers = _triangles(form, _inverses(factors))
+    if form == lanes.DIAGONAL:
+        return Components(constants, means, _triangles(form, factors), lowers)
+    packed = np.zeros((len(factors), lanes.factor_size(form, means.shape[1])))
+    for factor, out in zip(factors, packed, strict=True):
+        pack_triangle(np.ascontiguousarray(factor), out)
+    return Components(constants, means, packed, lowers)
 
 
 def _joined(first: Components, second: Components) -> Components:
     return Components(*(np.concatenate(parts) for parts in zip(first, second, strict=True)))
 
 
-def _packed_triangles(mixture: Mixture, triangles: np.ndarray) -> np.ndarray:
-    """Lower triangles row by row, or diagonals where the structure has nothing else."""
-    d = mixture.n_features
-    if mixture.covariance_type in ("diag", "spherical"):
-        return np.array(np.diagonal(triangles, axis1=1, axis2=2))
-    rows, columns = np.tril_indices(d)
-    return np.array(triangles[:, rows, columns])
+def _triangles(form: int, matrices: np.ndarray) -> np.ndarray:
+    """Lower triangles row by row, or diagonals: (k, size)."""
+    if form == lanes.DIAGONAL:
+        return np.array(np.diagonal(matrices, axis1=1, axis2=2))
+    rows, columns = np.tril_indices(matrices.shape[1])
+    return np.array(matrices[:, rows, columns])
 
 
-def _diagonals(packed: np.ndarray, d: int) -> np.ndarray:
-    if packed.shape[1] == d:
-        return packed
-    r = np.arange(d)
-    return packed[:, r * (r + 3) // 2]
+def _log_determinants(factors: np.ndarray) -> np.ndarray:
+    return np.log(np.diagonal(factors, axis1=1, axis2=2)).sum(axis=1)
 
 
-def _log_determinants(factors: np.ndarray, d: int) -> np.ndarray:
-    return np.log(_diagonals(factors, d)).sum(axis=1)
-
-
-def _inverses(packed: np.ndarray, d: int) -> np.ndarray:
-    """Invert packed triangles (k, size)."""
-    if packed.shape[1] == d:
-        return 1.0 / packed
-    where = np.tril_indices(d)
-    inverses = np.empty_like(packed)
-    for c, values in enumerate(packed):
-        triangle = np.zeros((d, d))
-        triangle[where] = values
-        inverses[c] = solve_triangular(triangle, np.eye(d), lower=True)[where]
-    return inverses
+def _inverses(triangles: np.ndarray) -> np.ndarray:
+    identity = np.eye(triangles.shape[1])
+    return np.array([solve_triangular(triangle, identity, lower=True) for triangle in triangles])
 
 
 def _cumulative(weights: np.ndarray) -> np.ndarray:
