@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
-from scipy import stats
+from scipy import special, stats
 
 from fastgmm.mcmc.sample import sample
 from fastgmm.mcmc.table import format_table
@@ -235,7 +235,7 @@ def _distribution_function(target: Mixture, direction: np.ndarray) -> Callable[[
         values = x @ direction
         total = np.zeros(len(x))
         for weight, mean, deviation in zip(target.weights, means, deviations, strict=True):
-            total += weight * stats.norm.cdf(values, mean, deviation)
+            total += weight * special.ndtr((values - mean) / deviation)
         return np.clip(total, 0.0, 1.0)
 
     return distribution
@@ -307,17 +307,14 @@ def _test_distribution(
 def _test_symmetry(
     target: Mixture, projections: list[Projection], before: np.ndarray, after: np.ndarray, random: np.random.Generator
 ) -> Iterator[InvarianceTest]:
-    cells = {
-        name: (_bins(distribution(before), _BINS_OF_PAIRS), _bins(distribution(after), _BINS_OF_PAIRS))
-        for name, distribution in projections
-    }
+    uniform = {name: (distribution(before), distribution(after)) for name, distribution in projections}
+    cells = {name: tuple(_bins(u, _BINS_OF_PAIRS) for u in pair) for name, pair in uniform.items()}
     # One function alone never shows a rotation: of a normal distribution (f(x), f(y)) is symmetric whatever links them.
-    for (name, first), (neighbour, second) in itertools.pairwise(projections):
-        joint = [
-            _bins(first(x), _BINS_OF_PLANES) * _BINS_OF_PLANES + _bins(second(x), _BINS_OF_PLANES)
-            for x in (before, after)
-        ]
-        cells[f"{name}, {neighbour}"] = (joint[0], joint[1])
+    for name, neighbour in itertools.pairwise(uniform):
+        planes = zip(uniform[name], uniform[neighbour], strict=True)
+        cells[f"{name}, {neighbour}"] = tuple(
+            _bins(u, _BINS_OF_PLANES) * _BINS_OF_PLANES + _bins(v, _BINS_OF_PLANES) for u, v in planes
+        )
     of_before, of_after = target.logpdf(before), target.logpdf(after)
     edges = _edges(of_before, of_after, _BINS_OF_PAIRS)
     cells["log-density"] = (np.searchsorted(edges, of_before), np.searchsorted(edges, of_after))

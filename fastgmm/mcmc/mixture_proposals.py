@@ -5,9 +5,9 @@ import math
 from typing import Any
 
 import numpy as np
-from scipy.linalg import solve_triangular
 
 from fastgmm.kernels import lanes, moves
+from fastgmm.kernels.linalg import invert_lower
 from fastgmm.kernels.moves import Components
 from fastgmm.kernels.products import pack_triangle
 from fastgmm.mcmc.proposals import Move
@@ -301,8 +301,10 @@ def _log_determinants(factors: np.ndarray) -> np.ndarray:
 
 
 def _inverses(triangles: np.ndarray) -> np.ndarray:
-    identity = np.eye(triangles.shape[1])
-    return np.array([solve_triangular(triangle, identity, lower=True) for triangle in triangles])
+    inverses = np.zeros_like(triangles)
+    for triangle, inverse in zip(np.ascontiguousarray(triangles), inverses, strict=True):
+        invert_lower(triangle, inverse)
+    return inverses
 
 
 def _cumulative(weights: np.ndarray) -> np.ndarray:
