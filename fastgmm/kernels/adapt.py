@@ -5,7 +5,7 @@ t_j = 1 + c (v_0² + ... + v_{j-1}²) it has sqrt(t_{j+1} / t_j) on its diagonal
 L times that is a lower triangle again, row by row from the right, and every t is positive: for c > 0 clearly, and
 where c < 0 because |v| = 1 and c > -1. So nothing can fail, as a downdate by rotations may.
 
-Entry e of lane i's lower triangle, row by row, is at e * lanes + i; all else is in features.
+Entry e of lane i's lower triangle, row by row, is at e * triangle_stride(lanes) + i; all else is in features.
 """
 
 import math
@@ -14,6 +14,7 @@ import numpy as np
 
 from fastgmm.kernels._jit import SEPARATE, TILE_STRIDE, kernel
 from fastgmm.kernels.elementary import exp, fma, log_of_normal
+from fastgmm.kernels.lanes import triangle_stride
 
 # Beyond these, steps would soon be 0 or infinite: the density is flat, or has a hole where the chain is.
 _LARGEST, _SMALLEST = 1e150, 1e-150
@@ -27,7 +28,7 @@ def work_features(d: int) -> int:
 
 
 @kernel(flags=SEPARATE)
-def _multiply_triangle(factor, d, lanes, work):
+def _multiply_triangle(factor, stride, d, lanes, work):
     """L <- scale L C with C the factor of I + c v vᵀ; work: [0] sums, [1] c, [2] scale, v from feature 5 on."""
     v, diagonal, below = _DIRECTION, _DIRECTION + d, _DIRECTION + 2 * d
     for i in range(lanes):
@@ -48,11 +49,11 @@ def _multiply_triangle(factor, d, lanes, work):
             work[i] = 0.0
         for j in range(r, -1, -1):
             for i in range(lanes):
-                entry = factor[(first + j) * lanes + i]
+                entry = factor[(first + j) * stride + i]
                 total = work[i]
                 across = work[(below + j) * TILE_STRIDE + i] * total
                 work[i] = fma(entry, work[(v + j) * TILE_STRIDE + i], total)
-                factor[(first + j) * lanes + i] = fma(entry, work[(diagonal + j) * TILE_STRIDE + i], across)
+                factor[(first + j) * stride + i] = fma(entry, work[(diagonal + j) * TILE_STRIDE + i], across)
 
 
 @kernel(flags=SEPARATE)
@@ -63,6 +64,7 @@ def adapt_robust(factor, d, lanes, count, noise, log_ratio, work):
     and η = min(1, d n^(-2/3)) for the n-th adaptation.
     """
     rate = min(1.0, d * exp(-2.0 / 3.0 * log_of_normal(float(count))))
+    stride = triangle_stride(lanes)
     wanted = 0.44 if d == 1 else 0.234
     square, smallest, largest = 0, 3, 4
     for i in range(lanes):
@@ -70,7 +72,7 @@ def adapt_robust(factor, d, lanes, count, noise, log_ratio, work):
         work[smallest * TILE_STRIDE + i] = np.inf
         work[largest * TILE_STRIDE + i] = 0.0
     for j in range(d):
-        diagonal = (j * (j + 1) // 2 + j) * lanes
+        diagonal = (j * (j + 1) // 2 + j) * stride
         for i in range(lanes):
             z = noise[j * TILE_STRIDE + i]
             work[(_DIRECTION + j) * TILE_STRIDE + i] = z
@@ -88,7 +90,7 @@ def adapt_robust(factor, d, lanes, count, noise, log_ratio, work):
         change = 0.0 if change < 0.0 and work[smallest * TILE_STRIDE + i] < _SMALLEST else change
         work[TILE_STRIDE + i] = change / work[i] if work[i] > 0.0 else 0.0
         work[2 * TILE_STRIDE + i] = 1.0
-    _multiply_triangle(factor, d, lanes, work)
+    _multiply_triangle(factor, stride, d, lanes, work)
 
 
 @kernel(flags=SEPARATE)
@@ -98,6 +100,7 @@ def adapt_haario(factor, d, lanes, count, position, centre, work):
     The factor that the walk began with counts as the covariance of the first 2 d positions, which keeps what follows
     positive definite. `centre` is the mean of the `count` positions before this one.
     """
+    stride = triangle_stride(lanes)
     before = float(2 * d + count)
     # With δ = x - mean, the sum of squared deviations grows by δ δᵀ count / (count + 1), and L v = δ.
     growth = (float(count) / (float(count) + 1.0)) / before * (2.38 * 2.38 / d)
@@ -116,10 +119,10 @@ def adapt_haario(factor, d, lanes, count, position, centre, work):
             for i in range(lanes):
                 v = work[(_DIRECTION + j) * TILE_STRIDE + i]
                 at = (_DIRECTION + r) * TILE_STRIDE + i
-                work[at] = fma(0.0 - factor[(first + j) * lanes + i], v, work[at])
+                work[at] = fma(0.0 - factor[(first + j) * stride + i], v, work[at])
         for i in range(lanes):
             at = (_DIRECTION + r) * TILE_STRIDE + i
-            v = work[at] / factor[(first + r) * lanes + i]
+            v = work[at] / factor[(first + r) * stride + i]
             work[at] = v
             work[i] = fma(v, v, work[i])
     for i in range(lanes):
@@ -130,4 +133,4 @@ def adapt_haario(factor, d, lanes, count, position, centre, work):
         for i in range(lanes):
             at = (_DIRECTION + j) * TILE_STRIDE + i
             work[at] = work[at] if abs(work[at]) < _LARGEST else 0.0
-    _multiply_triangle(factor, d, lanes, work)
+    _multiply_triangle(factor, stride, d, lanes, work)

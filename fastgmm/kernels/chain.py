@@ -8,7 +8,7 @@ from numba import types
 
 from fastgmm.kernels._jit import SEPARATE, TILE_ROWS, TILE_STRIDE, kernel, kernel_with_signature
 from fastgmm.kernels.adapt import adapt_haario, adapt_robust
-from fastgmm.kernels.elementary import fma
+from fastgmm.kernels.lanes import rest, triangle_stride, walk
 from fastgmm.kernels.random import fill_noise, fill_uniforms
 
 # d dimensions, n kept draws, lanes: the chains of the group, at most TILE_ROWS
@@ -17,8 +17,8 @@ from fastgmm.kernels.random import fill_noise, fill_uniforms
 # a dispatcher is compiled anew in every process; an indirect call costs 5 ns, for all lanes together.
 #
 # Vectors of all lanes are feature-major: number j of lane i is at j * TILE_STRIDE + i. A group has at most TILE_ROWS
-# lanes, so there is always room for eight more: a kernel may work on whole vectors up to the next multiple of eight
-# lanes. What it finds there is any float64, and what it leaves there does not count.
+# lanes, and eight places more are there: a kernel may work on whole vectors, up to the next multiple of eight lanes or
+# the place TILE_ROWS. What it finds beyond the last lane is any float64, and what it leaves there does not count.
 
 # density(x, lanes, out, packed) sets out[i] to the log-density of lane i.
 _PLACES = types.float64[::1]
@@ -48,7 +48,7 @@ N_TALLIES = 4
 # Columns of the table of moves.
 FUNCTION = 0  # number of the function, or WALK
 FIRST_WORD, LAST_WORD = 1, 2  # where the function's packed values are
-FACTOR = 3  # where the walk's factor begins: in `fixed`, or with ADAPT in `factors`, counted in lanes
+FACTOR = 3  # where the walk's factor begins: in `fixed`, or with ADAPT in `factors`, counted in entries
 ADAPT = 4
 CENTRE = 5  # where the running means of AM begin, counted in features
 N_COLUMNS = 6
@@ -73,7 +73,7 @@ class Group(NamedTuple):
     schedule: np.ndarray  # (4, 1) uint64: the generator that chooses moves, in the same state in every group
     position: np.ndarray  # d features
     log_density: np.ndarray  # a feature, at `position`
-    factors: np.ndarray  # triangles of the walks that adapt: entry e of lane i at e * lanes + i
+    factors: np.ndarray  # triangles of the walks that adapt: entry e of lane i at e * triangle_stride(lanes) + i
     centres: np.ndarray  # running means of the walks of AM: features
     adapted: np.ndarray  # (moves,) int64, how often each was adapted
     proposed: np.ndarray  # (moves,) int64
@@ -100,19 +100,6 @@ def triangle(d: int) -> int:
 
 
 @kernel(flags=SEPARATE, merge=True)
-def _walk(factors, stride, step, first, d, lanes, noise, place, position, candidate):
-    """candidate = position + L noise; entry e of lane i's L is factors[first + e * stride + i * step]."""
-    entry = first
-    for r in range(d):
-        for j in range(r + 1):
-            for i in range(lanes):
-                before = position[r * TILE_STRIDE + i] if j == 0 else candidate[r * TILE_STRIDE + i]
-                z = noise[j * TILE_STRIDE + place + i]
-                candidate[r * TILE_STRIDE + i] = fma(factors[entry + i * step], z, before)
-            entry += stride
-
-
-@kernel(flags=SEPARATE, merge=True)
 def _all_finite(values, features, lanes):
     wrong = 0
     for j in range(features):
@@ -122,17 +109,17 @@ def _all_finite(values, features, lanes):
 
 
 @kernel(flags=SEPARATE)
-def _withdraw_overflows(group, d, lanes):
+def _withdraw_overflows(d, lanes, position, candidate, log_ratio, counts):
     """Put the position in the place of a candidate that is not finite: the density is not asked there."""
     for i in range(lanes):
         wrong = False
         for j in range(d):
-            wrong |= not abs(group.candidate[j * TILE_STRIDE + i]) < np.inf
+            wrong |= not abs(candidate[j * TILE_STRIDE + i]) < np.inf
         if wrong:
-            group.rejected_overflow[i] += 1
-            group.log_ratio[i] = np.nan
+            counts[i] += 1
+            log_ratio[i] = np.nan
             for j in range(d):
-                group.candidate[j * TILE_STRIDE + i] = group.position[j * TILE_STRIDE + i]
+                candidate[j * TILE_STRIDE + i] = position[j * TILE_STRIDE + i]
 
 
 @kernel(flags=SEPARATE, merge=True)
@@ -144,22 +131,22 @@ def _all_ordinary(values, lanes):
 
 
 @kernel(flags=SEPARATE)
-def _look_into(group, d, lanes):
+def _look_into(d, lanes, proposal, candidate, counts, first_step, first, tally):
     """Count densities of NaN, keep the first, and say where one is +inf."""
     status = DONE
     for i in range(lanes):
-        if group.proposal[i] == np.inf and status != INFINITE:
+        if proposal[i] == np.inf and status != INFINITE:
             status = INFINITE
-            group.tally[LANE] = i
-        elif np.isnan(group.proposal[i]):
+            tally[LANE] = i
+        elif np.isnan(proposal[i]):
             if status == DONE:
                 status = NOT_A_NUMBER
-                group.tally[LANE] = i
-            group.rejected_nan[i] += 1
-            if group.rejected_nan[i] == 1:
-                group.first_nan_step[i] = group.tally[STEP]
+                tally[LANE] = i
+            counts[i] += 1
+            if counts[i] == 1:
+                first_step[i] = tally[STEP]
                 for j in range(d):
-                    group.first_nan[j * TILE_STRIDE + i] = group.candidate[j * TILE_STRIDE + i]
+                    first[j * TILE_STRIDE + i] = candidate[j * TILE_STRIDE + i]
     return status
 
 
@@ -216,17 +203,6 @@ def _keep(d, lanes, position, log_density, n, draws, log_densities):
             draws[i, n, j] = position[j * TILE_STRIDE + i]
 
 
-@kernel(flags=SEPARATE, merge=True)
-def _adapt(plan, group, move, d, lanes, place):
-    group.adapted[move] += 1
-    first, count = plan.table[move, FACTOR] * lanes, group.adapted[move]
-    if plan.table[move, ADAPT] == RAM:
-        adapt_robust(group.factors[first:], d, lanes, count, group.noise[place:], group.log_ratio, group.work)
-    else:
-        centre = group.centres[plan.table[move, CENTRE] * TILE_STRIDE :]
-        adapt_haario(group.factors[first:], d, lanes, count, group.position, centre, group.work)
-
-
 def run_block(
     density: Any,
     packed: np.ndarray,
@@ -249,56 +225,63 @@ def run_block(
     A density of NaN is a rejection that is counted, or if not `patient` ends the block; one of +inf always does. A
     candidate with an infinite coordinate is rejected without asking the density.
     """
-    lanes = group.generators.shape[1]
-    d = len(group.position) // TILE_STRIDE
-    moves = len(plan.table)
+    # By name, as every access to a part of a tuple counts references: 300 ns a step.
+    generators, schedule, position, log_density, factors, centres, adapted, proposed, accepted = group[:9]
+    rejected_nan, rejected_overflow, first_nan_step, first_nan, tally = group[9:14]
+    noise, choices, candidate, proposal, log_ratio, taken, work, words = group[14:]
+    table, shares, fixed, uniforms = plan
+    lanes = generators.shape[1]
+    d = len(position) // TILE_STRIDE
+    stride = triangle_stride(lanes)
+    moves = len(table)
     decisive = (d + d % 2) * TILE_STRIDE  # the exponential, behind pairs of normals
     ahead = TILE_ROWS // lanes
-    taken = 0
-    while taken < steps:
-        count = min(ahead, steps - taken)
-        fill_noise(group.generators, count, d, plan.uniforms[0], group.noise)
+    done = 0
+    while done < steps:
+        count = min(ahead, steps - done)
+        fill_noise(generators, count, d, uniforms[0], noise)
         if moves > 1:
-            fill_uniforms(group.schedule, count, 1, group.choices)
+            fill_uniforms(schedule, count, 1, choices)
         for s in range(count):
             place = s * lanes
-            group.tally[STEP] += 1
-            move = _choose(plan.shares, group.choices[s]) if moves > 1 else 0
-            function, first = plan.table[move, FUNCTION], plan.table[move, FACTOR]
+            tally[STEP] += 1
+            move = _choose(shares, choices[s]) if moves > 1 else 0
+            function, first, adapt = table[move, FUNCTION], table[move, FACTOR], table[move, ADAPT]
             if function == WALK:
-                _clear(group.log_ratio, lanes)
-                if plan.table[move, ADAPT] == FIXED:
-                    _walk(plan.fixed, 1, 0, first, d, lanes, group.noise, place, group.position, group.candidate)
+                _clear(log_ratio, lanes)
+                if adapt == FIXED:
+                    walk(rest(fixed, first), 0, d, lanes, rest(noise, place), position, candidate)
                 else:
-                    first *= lanes
-                    _walk(group.factors, lanes, 1, first, d, lanes, group.noise, place, group.position, group.candidate)
+                    walk(rest(factors, first * stride), 1, d, lanes, rest(noise, place), position, candidate)
             else:
-                words = group.words[plan.table[move, FIRST_WORD] : plan.table[move, LAST_WORD]]
-                noise = group.noise[place:]
-                functions[function](group.position, lanes, noise, group.candidate, group.log_ratio, group.work, words)
-            if not _all_finite(group.candidate, d, lanes):
-                _withdraw_overflows(group, d, lanes)
-            density(group.candidate, lanes, group.proposal, packed)
-            if not _all_ordinary(group.proposal, lanes):
-                status = _look_into(group, d, lanes)
+                packed_move = words[table[move, FIRST_WORD] : table[move, LAST_WORD]]
+                functions[function](position, lanes, rest(noise, place), candidate, log_ratio, work, packed_move)
+            if not _all_finite(candidate, d, lanes):
+                _withdraw_overflows(d, lanes, position, candidate, log_ratio, rejected_overflow)
+            density(candidate, lanes, proposal, packed)
+            if not _all_ordinary(proposal, lanes):
+                status = _look_into(d, lanes, proposal, candidate, rejected_nan, first_nan_step, first_nan, tally)
                 if status == INFINITE or (status == NOT_A_NUMBER and not patient):
                     return status
-            _decide(
-                lanes, group.noise, decisive + place, group.proposal, group.log_density, group.log_ratio, group.taken
-            )
-            _go(d, lanes, group.taken, group.candidate, group.proposal, group.position, group.log_density)
-            if adapting:
-                if plan.table[move, ADAPT] != FIXED:
-                    _adapt(plan, group, move, d, lanes, place)
-            else:
-                group.proposed[move] += 1
-                _count(group.accepted, move * TILE_STRIDE, group.taken, lanes)
-            group.tally[UNTIL_KEPT] -= 1
-            if group.tally[UNTIL_KEPT] == 0:
-                group.tally[UNTIL_KEPT] = thin
-                _keep(d, lanes, group.position, group.log_density, group.tally[KEPT], draws, log_densities)
-                group.tally[KEPT] += 1
-        taken += count
+            _decide(lanes, noise, decisive + place, proposal, log_density, log_ratio, taken)
+            _go(d, lanes, taken, candidate, proposal, position, log_density)
+            if not adapting:
+                proposed[move] += 1
+                _count(accepted, move * TILE_STRIDE, taken, lanes)
+            elif adapt != FIXED:
+                adapted[move] += 1
+                factor = rest(factors, first * stride)
+                if adapt == RAM:
+                    adapt_robust(factor, d, lanes, adapted[move], rest(noise, place), log_ratio, work)
+                else:
+                    centre = rest(centres, table[move, CENTRE] * TILE_STRIDE)
+                    adapt_haario(factor, d, lanes, adapted[move], position, centre, work)
+            tally[UNTIL_KEPT] -= 1
+            if tally[UNTIL_KEPT] == 0:
+                tally[UNTIL_KEPT] = thin
+                _keep(d, lanes, position, log_density, tally[KEPT], draws, log_densities)
+                tally[KEPT] += 1
+        done += count
     return DONE
 
 

@@ -57,6 +57,36 @@ def _make_floats_at():
 floats_at = _make_floats_at()
 
 
+def _make_rest():
+    def rest(array, first):
+        """array[first:], borrowed: a slice would count references, 10 ns each."""
+        return array[first:]
+
+    def typed(typing_context, array, first):
+        kind = types.Array(array.dtype, 1, "C")
+
+        def generate(context, builder, signature, values):
+            given = context.make_array(signature.args[0])(context, builder, values[0])
+            made = context.make_array(kind)(context, builder)
+            size = context.get_constant(types.intp, context.get_abi_sizeof(context.get_data_type(kind.dtype)))
+            context.populate_array(
+                made,
+                data=builder.gep(given.data, [values[1]]),
+                shape=[builder.sub(cgutils.unpack_tuple(builder, given.shape)[0], values[1])],
+                strides=[size],
+                itemsize=size,
+                meminfo=None,
+            )
+            return made._getvalue()
+
+        return kind(array, types.intp), generate
+
+    return intrinsic(typed) if COMPILED else rest
+
+
+rest = _make_rest()
+
+
 def _make_diagonal_strip(vectors: int) -> Any:
     def diagonal_strip(factors, means, x, d, out):
         """out = Σ_p (factors[p] (x[p] - means[p]))² on one strip."""
@@ -107,6 +137,45 @@ def _make_distance_strip(vectors: int) -> Any:
     return intrinsic(typed) if COMPILED else distance_strip
 
 
+def _make_walk_strip(vectors: int) -> Any:
+    def walk_strip(factor, own, stride, noise, x, r, out):
+        """out[r] = x[r] + Σ_j L[r, j] noise[j] over j <= r on one strip; entries are strips if `own`, else numbers."""
+        width = vectors * LANES
+        total = x[r * TILE_STRIDE : r * TILE_STRIDE + width].copy()
+        for j in range(r + 1):
+            entry = factor[j * stride : j * stride + width] if own else factor[j]
+            total += entry * noise[j * TILE_STRIDE : j * TILE_STRIDE + width]
+        out[r * TILE_STRIDE : r * TILE_STRIDE + width] = total
+
+    def emit(e, factor, own, stride, noise, x, r, out):
+        b = e.builder
+        row = b.mul(r, INDEX(TILE_STRIDE))
+        places = [b.add(row, INDEX(v * e.lanes)) for v in range(vectors)]
+        sums = [e.variable(e.load(x, place)) for place in places]
+        end = b.add(r, INDEX(1))
+
+        def add(entries, j):
+            at = b.mul(j, INDEX(TILE_STRIDE))
+            for v, sum_ in enumerate(sums):
+                z = e.load(noise, b.add(at, INDEX(v * e.lanes)))
+                b.store(e.multiply_add(entries(v), z, b.load(sum_)), sum_)
+
+        with b.if_else(b.icmp_signed("!=", own, INDEX(0))) as (each, all_):
+            with each, cgutils.for_range(b, end) as loop:
+                first = b.mul(loop.index, stride)
+                add(lambda v: e.load(factor, b.add(first, INDEX(v * e.lanes))), loop.index)
+            with all_, cgutils.for_range(b, end) as loop:
+                entry = e.broadcast(factor, loop.index)
+                add(lambda v: entry, loop.index)
+        for place, sum_ in zip(places, sums, strict=True):
+            e.store(b.load(sum_), out, place)
+
+    def typed(typing_context, factor, own, stride, noise, x, r, out):
+        return void_intrinsic(emit, factor, own, stride, noise, x, r, out)
+
+    return intrinsic(typed) if COMPILED else walk_strip
+
+
 def _make_sum_strip(vectors: int) -> Any:
     def sum_strip(constants, k, squares, largest, total):
         """Set the largest t_c = constants[c] - squares[c] / 2 and Σ_c exp(t_c - largest) of a strip."""
@@ -153,6 +222,7 @@ _square_1_wide, _square_2_wide, _square_3_wide = (make_square_strip(height, _WID
 _square_1_narrow, _square_2_narrow, _square_3_narrow = (make_square_strip(height, 1) for height in (1, 2, 3))
 _diagonal_wide, _diagonal_narrow = (_make_diagonal_strip(vectors) for vectors in (_WIDE, 1))
 _distance_wide, _distance_narrow = (_make_distance_strip(vectors) for vectors in (_WIDE, 1))
+_walk_wide, _walk_narrow = (_make_walk_strip(vectors) for vectors in (_WIDE, 1))
 _sum_wide, _sum_narrow = (_make_sum_strip(vectors) for vectors in (_WIDE, 1))
 
 
@@ -184,9 +254,9 @@ def _add_triangle(wide, factor, x, d, out):
         height = next_height(d - r)
         count = r + height
         if wide:
-            _square_wide(height, factor[at:], x, count, out)
+            _square_wide(height, rest(factor, at), x, count, out)
         else:
-            _square_narrow(height, factor[at:], x, count, out)
+            _square_narrow(height, rest(factor, at), x, count, out)
         at += height * count
         r += height
 
@@ -196,9 +266,10 @@ def _square_strip(wide, form, factors, means, k, d, x, squares, work):
     """Squared distances of a strip of lanes from all components."""
     size = len(factors) // k
     for c in range(k):
-        factor, mean, out = factors[c * size :], means[c * d :], squares[c * TILE_STRIDE :]
+        factor, mean, out = rest(factors, c * size), rest(means, c * d), rest(squares, c * TILE_STRIDE)
         if form == FULL:
-            out[: (_WIDE if wide else 1) * LANES] = 0.0
+            for i in range((_WIDE if wide else 1) * LANES):
+                out[i] = 0.0
             if wide:
                 _subtract_wide(x, mean, d, work)
             else:
@@ -246,19 +317,19 @@ def mixture_log_densities(form, constants, means, factors, x, lanes, out, work):
     """
     k = len(constants)
     d = len(means) // k
-    squares, deviations = work, work[k * TILE_STRIDE :]
-    largest = work[(k + d) * TILE_STRIDE :]
-    total = work[(k + d + 1) * TILE_STRIDE :]
+    squares, deviations = work, rest(work, k * TILE_STRIDE)
+    largest = rest(work, (k + d) * TILE_STRIDE)
+    total = rest(work, (k + d + 1) * TILE_STRIDE)
     i = 0
     while i < lanes:
         # Two single vectors cost as much as a strip of four.
         wide = lanes - i > 2 * LANES
-        _square_strip(wide, form, factors, means, k, d, x[i:], squares[i:], deviations)
+        _square_strip(wide, form, factors, means, k, d, rest(x, i), rest(squares, i), deviations)
         if wide:
-            _sum_wide(constants, k, squares[i:], largest[i:], total[i:])
+            _sum_wide(constants, k, rest(squares, i), rest(largest, i), rest(total, i))
             i += _WIDE * LANES
         else:
-            _sum_narrow(constants, k, squares[i:], largest[i:], total[i:])
+            _sum_narrow(constants, k, rest(squares, i), rest(largest, i), rest(total, i))
             i += LANES
     _finish(largest, total, lanes, out)
 
@@ -266,3 +337,32 @@ def mixture_log_densities(form, constants, means, factors, x, lanes, out, work):
 def factor_size(form: int, d: int) -> int:
     """Length of a component's factor."""
     return packed_triangle_size(d) if form == FULL else d if form == DIAGONAL else 1
+
+
+# Lanes by which the entries of triangles of one's own are apart: whole vectors of any width.
+_WHOLE = 8
+
+
+@kernel
+def triangle_stride(lanes):
+    """From an entry of all lanes' triangles to the next."""
+    return (lanes + _WHOLE - 1) // _WHOLE * _WHOLE
+
+
+@kernel
+def walk(factor, own, d, lanes, noise, x, candidate):
+    """candidate = x + L noise; L[e] of lane i is factor[e * triangle_stride(lanes) + i] if `own`, else factor[e].
+
+    Rows of L one after the other, each from the left.
+    """
+    stride = triangle_stride(lanes) if own else 1
+    for i in range(0, lanes - lanes % (_WIDE * LANES), _WIDE * LANES):
+        entry = i if own else 0
+        for r in range(d):
+            _walk_wide(rest(factor, entry), own, stride, rest(noise, i), rest(x, i), r, rest(candidate, i))
+            entry += (r + 1) * stride
+    for i in range(lanes - lanes % (_WIDE * LANES), lanes, LANES):
+        entry = i if own else 0
+        for r in range(d):
+            _walk_narrow(rest(factor, entry), own, stride, rest(noise, i), rest(x, i), r, rest(candidate, i))
+            entry += (r + 1) * stride

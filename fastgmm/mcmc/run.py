@@ -243,7 +243,7 @@ class Run:
             ]
             return np.ascontiguousarray(np.concatenate(parts))
 
-        factors = [group.factors.reshape(-1, n).T for group, n in zip(groups, lanes, strict=True)]
+        factors = [group.factors.reshape(-1, _stride(n))[:, :n].T for group, n in zip(groups, lanes, strict=True)]
         return State(
             generators=np.ascontiguousarray(np.concatenate([group.generators.T for group in groups])),
             schedule=groups[0].schedule[:, 0].copy(),
@@ -269,6 +269,8 @@ class Run:
             places[:, :lanes] = part.T
             return places.ravel()
 
+        factors = np.zeros((state.factors.shape[1], _stride(lanes)))
+        factors[:, :lanes] = state.factors[span].T
         position = features(state.position)
         walks_of_am = sum(move.adapt == "am" for move in self.moves)
         work = max([work_features(d), *(move.work for move in self.moves)])
@@ -279,7 +281,7 @@ class Run:
             schedule=state.schedule.reshape(4, 1).copy(),
             position=position,
             log_density=features(state.log_density),
-            factors=np.ascontiguousarray(state.factors[span].T).ravel(),
+            factors=factors.ravel(),
             centres=np.tile(position, walks_of_am),
             adapted=np.zeros(moves, dtype=np.int64),
             proposed=state.proposed.copy(),
@@ -298,6 +300,11 @@ class Run:
             work=np.zeros(work * TILE_STRIDE),
             words=self._words.copy(),
         )
+
+
+def _stride(lanes: int) -> int:
+    """`triangle_stride`, which from here would be compiled alone."""
+    return -(-lanes // 8) * 8
 
 
 def _spans(chains: int, workers: int, together: bool) -> Iterator[slice]:
