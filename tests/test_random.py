@@ -49,8 +49,17 @@ def uniforms(state, steps, numbers):
 
 def noise(state, steps, d):
     """Normals (d, steps, chains) and exponentials (steps, chains)."""
-    numbers = drawn(random.fill_noise, state, steps, d, random.numbers_per_step(d))
+    numbers = noise_and_uniforms(state, steps, d, 0)
     return numbers[:d], numbers[-1]
+
+
+def noise_and_uniforms(state, steps, d, extra):
+    """All numbers of the steps, extra uniforms included: (numbers, steps, chains)."""
+
+    def fill(state, count, size, tile):
+        random.fill_noise(state, count, size, extra, tile)
+
+    return drawn(fill, state, steps, d, random.numbers_per_step(d) + extra)
 
 
 def digest(values):
@@ -95,6 +104,24 @@ def test_seeds_are_the_sequences_children():
     assert (random.new_generators(child, 1)[:, 0] == child.spawn(1)[0].generate_state(4, np.uint64)).all()
 
 
+@pytest.mark.parametrize(
+    "sequence",
+    [
+        np.random.SeedSequence(2**100 + 3),
+        np.random.SeedSequence(2**200 + 7),
+        np.random.SeedSequence([1, 2**40, 3, 4, 5, 6]),
+        np.random.SeedSequence(np.array([1, 2], dtype=np.uint32)),
+        np.random.SeedSequence(3, spawn_key=(4, 2**33)),
+        np.random.SeedSequence(2**150, spawn_key=(1,)),
+        np.random.SeedSequence(9, pool_size=7),
+        np.random.SeedSequence(),
+    ],
+)
+def test_children_made_at_once_are_numpys(sequence):
+    children = [child.generate_state(4, np.uint64) for child in sequence.spawn(20)]
+    assert (random.new_generators(sequence, 20) == np.transpose(children)).all()
+
+
 @pytest.mark.parametrize("d", [1, 2, 3, 6])
 def test_a_chain_is_the_same_whatever_the_number_of_chains(d):
     normals, exponentials = noise(generators(256 if COMPILED else 32), 6, d)
@@ -113,6 +140,17 @@ def test_a_chain_goes_on_wherever_it_was_left(chains):
     assert (np.concatenate([part[0] for part in parts], axis=1) == normals).all()
     assert (np.concatenate([part[1] for part in parts]) == exponentials).all()
     assert (state == whole_state).all()
+
+
+@pytest.mark.parametrize(("d", "chains"), [(1, 3), (2, 8)])
+def test_extra_uniforms_follow_what_a_step_draws_anyway(d, chains):
+    n, extra = random.numbers_per_step(d), 3
+    state = generators(chains)
+    found = noise_and_uniforms(state, 20, d, extra)
+    words_of_steps = uniforms(generators(chains), 20, n + extra)
+    assert (found[n:] == words_of_steps[n:]).all()
+    # The first step's normals are those of a step without extra uniforms.
+    assert (found[:n, 0] == noise_and_uniforms(generators(chains), 20, d, 0)[:, 0]).all()
 
 
 @pytest.mark.parametrize(("d", "steps"), [(1, 60), (4, 30), (5, 20)])

@@ -228,11 +228,11 @@ def parallel_kernel(function: Callable[..., None]) -> ParallelKernel:
     return ParallelKernel(function)
 
 
-def kernel_with_signature(function: Callable[..., Any], signature: Any) -> Any:
+def kernel_with_signature(function: Callable[..., Any], signature: Any, flags: frozenset[str] = ELEMENTWISE) -> Any:
     """Compile at once for one declared signature; function types in it keep the disk cache working."""
     if not COMPILED:
         return function
-    return _njit(function, signature, fastmath=set(ELEMENTWISE))
+    return _njit(function, signature, fastmath=set(flags))
 
 
 def chosen_by_class(function: Callable[..., Any]) -> Any:

@@ -1,152 +1,321 @@
-"""The Metropolis-Hastings loop of one chain."""
+"""The Metropolis-Hastings loop of a group of chains, which take their steps side by side in the processor's vectors."""
 
 import functools
-import math
 from typing import Any, NamedTuple
 
-import numba
 import numpy as np
 from numba import types
 
-from fastgmm.kernels._jit import kernel, kernel_with_signature
+from fastgmm.kernels._jit import SEPARATE, TILE_ROWS, TILE_STRIDE, kernel, kernel_with_signature
+from fastgmm.kernels.adapt import adapt_haario, adapt_robust
+from fastgmm.kernels.lanes import rest, triangle_stride, walk
+from fastgmm.kernels.random import fill_noise, fill_uniforms
 
-# d dimensions, n kept draws
+# d dimensions, n kept draws, lanes: the chains of the group, at most TILE_ROWS
 
-# The one type under which every log-density reaches the loop: `log_density(x, packed)`. A function type, not a
-# dispatcher, because a kernel that takes a dispatcher is compiled anew in every process; an indirect call costs 5 ns.
-LOG_DENSITY = types.FunctionType(types.float64(types.float64[::1], types.int64[::1]))
+# The types under which densities and moves reach the loop: function types, not dispatchers, because a kernel that takes
+# a dispatcher is compiled anew in every process; an indirect call costs 5 ns, for all lanes together.
+#
+# Vectors of all lanes are feature-major: number j of lane i is at j * TILE_STRIDE + i. A group has at most TILE_ROWS
+# lanes, and eight places more are there: a kernel may work on whole vectors, up to the next multiple of eight lanes or
+# the place TILE_ROWS. What it finds beyond the last lane is any float64, and what it leaves there does not count.
+
+# density(x, lanes, out, packed) sets out[i] to the log-density of lane i.
+_PLACES = types.float64[::1]
+_WORDS = types.int64[::1]
+DENSITY = types.FunctionType(types.void(_PLACES, types.int64, _PLACES, _WORDS))
+
+# move(x, lanes, noise, candidate, log_q_ratio, work, packed) sets the candidates y and log q(x | y) - log q(y | x).
+# Number j of the step's noise for lane i is at noise[j * TILE_STRIDE + i]: j < d are normals, from
+# `numbers_per_step(d)` on the uniforms in (0, 1] that the move asked for. It leaves x and noise as they are.
+MOVE = types.FunctionType(types.void(_PLACES, types.int64, _PLACES, _PLACES, _PLACES, _PLACES, _WORDS))
+
+# How many different functions the moves of a run may have. Handing one over takes 60 µs a block.
+MOST_FUNCTIONS = 4
 
 # Status of a block.
 DONE = 0
-INFINITE = 1
+INFINITE = 1  # a density of +inf, in lane LANE
+NOT_A_NUMBER = 2  # a density of NaN, in lane LANE, and the caller does not bear with that
 
-# Places in the tally of a chain.
-STEP = 0  # steps begun since the chain started
-ACCEPTED = 1
-REJECTED_NAN = 2
-REJECTED_OVERFLOW = 3  # candidates with a coordinate that is not finite
-FIRST_NAN = 4  # step of the first NaN
-UNTIL_KEPT = 5  # steps to go until the next kept draw
-KEPT = 6  # draws kept
-N_TALLIES = 7
+# Places in the tally of a group.
+STEP = 0  # steps begun since the chains started
+UNTIL_KEPT = 1  # steps to go until the next kept draw
+KEPT = 2  # draws kept
+LANE = 3  # the lane of an error
+N_TALLIES = 4
 
+# Columns of the table of moves.
+FUNCTION = 0  # number of the function, or WALK
+FIRST_WORD, LAST_WORD = 1, 2  # where the function's packed values are
+FACTOR = 3  # where the walk's factor begins: in `fixed`, or with ADAPT in `factors`, counted in entries
+ADAPT = 4
+CENTRE = 5  # where the running means of AM begin, counted in features
+N_COLUMNS = 6
 
-class ChainState(NamedTuple):
-    """What one chain carries from block to block, written in place."""
-
-    position: np.ndarray  # (d,)
-    log_density: np.ndarray  # (1,), at `position`
-    candidate: np.ndarray  # (d,)
-    scratch: np.ndarray  # (d,), the copy of the candidate that the density sees
-    noise: np.ndarray  # (d,)
-    first_nan: np.ndarray  # (d,), where the density was first NaN
-    tally: np.ndarray  # (N_TALLIES,)
+WALK = -1
+FIXED, RAM, AM = 0, 1, 2
 
 
-def new_state(start: np.ndarray, log_density: float, until_kept: int) -> ChainState:
-    """Make the state of a chain at `start` that keeps its first draw after `until_kept` steps."""
-    position = np.array(start, dtype=np.float64)
-    tally = np.zeros(N_TALLIES, dtype=np.int64)
-    tally[UNTIL_KEPT] = until_kept
-    return ChainState(
-        position=position,
-        log_density=np.array([log_density], dtype=np.float64),
-        candidate=position.copy(),
-        scratch=position.copy(),
-        noise=np.zeros_like(position),
-        first_nan=np.full_like(position, np.nan),
-        tally=tally,
-    )
+class Plan(NamedTuple):
+    """What the groups have in common."""
+
+    table: np.ndarray  # (moves, N_COLUMNS) int64
+    shares: np.ndarray  # (moves,), cumulated: a uniform u takes the first move with u <= share
+    fixed: np.ndarray  # factors of walks that do not adapt: lower triangles, row by row
+    uniforms: np.ndarray  # (1,) int64, how many extra ones a step draws
 
 
-@kernel(flags=frozenset())  # not fused: NumPy's chain has the same bits
-def add_product(total: float, a: float, b: float) -> float:
-    """Add `a * b` with two roundings."""
-    return total + a * b
+class Group(NamedTuple):
+    """What a group carries from block to block, written in place; below the line what only spares allocations."""
+
+    generators: np.ndarray  # (4, lanes) uint64
+    schedule: np.ndarray  # (4, 1) uint64: the generator that chooses moves, in the same state in every group
+    position: np.ndarray  # d features
+    log_density: np.ndarray  # a feature, at `position`
+    factors: np.ndarray  # triangles of the walks that adapt: entry e of lane i at e * triangle_stride(lanes) + i
+    centres: np.ndarray  # running means of the walks of AM: features
+    adapted: np.ndarray  # (moves,) int64, how often each was adapted
+    proposed: np.ndarray  # (moves,) int64
+    accepted: np.ndarray  # a feature a move, int64
+    rejected_nan: np.ndarray  # a feature, int64
+    rejected_overflow: np.ndarray  # a feature, int64: candidates with a coordinate that is not finite
+    first_nan_step: np.ndarray  # a feature, int64
+    first_nan: np.ndarray  # d features: where the density was first NaN
+    tally: np.ndarray  # (N_TALLIES,) int64
+    # ---
+    noise: np.ndarray  # a tile
+    choices: np.ndarray  # a feature
+    candidate: np.ndarray  # d features
+    proposal: np.ndarray  # a feature: the log-density at `candidate`
+    log_ratio: np.ndarray  # a feature: first log q(x | y) - log q(y | x), then that of Metropolis and Hastings
+    taken: np.ndarray  # a feature, int64: 1 where the candidate is accepted
+    work: np.ndarray  # features for moves and for adaptation
+    words: np.ndarray  # int64, the packed values of all moves
 
 
-@kernel
-def accepts(uniform: float, log_ratio: float) -> bool:
-    """Decide on a candidate: `log u < log p(candidate) - log p(position)`."""
-    # 1 - u has the law of u but is never 0, whose logarithm Python refuses.
-    return math.log(1.0 - uniform) < log_ratio
+def triangle(d: int) -> int:
+    """Entries of a lower triangle."""
+    return d * (d + 1) // 2
+
+
+@kernel(flags=SEPARATE, merge=True)
+def _all_finite(values, features, lanes):
+    wrong = 0
+    for j in range(features):
+        for i in range(lanes):
+            wrong += 0 if abs(values[j * TILE_STRIDE + i]) < np.inf else 1
+    return wrong == 0
+
+
+@kernel(flags=SEPARATE)
+def _withdraw_overflows(d, lanes, position, candidate, log_ratio, counts):
+    """Put the position in the place of a candidate that is not finite: the density is not asked there."""
+    for i in range(lanes):
+        wrong = False
+        for j in range(d):
+            wrong |= not abs(candidate[j * TILE_STRIDE + i]) < np.inf
+        if wrong:
+            counts[i] += 1
+            log_ratio[i] = np.nan
+            for j in range(d):
+                candidate[j * TILE_STRIDE + i] = position[j * TILE_STRIDE + i]
+
+
+@kernel(flags=SEPARATE, merge=True)
+def _all_ordinary(values, lanes):
+    wrong = 0
+    for i in range(lanes):
+        wrong += 0 if values[i] < np.inf else 1
+    return wrong == 0
+
+
+@kernel(flags=SEPARATE)
+def _look_into(d, lanes, proposal, candidate, counts, first_step, first, tally):
+    """Count densities of NaN, keep the first, and say where one is +inf."""
+    status = DONE
+    for i in range(lanes):
+        if proposal[i] == np.inf and status != INFINITE:
+            status = INFINITE
+            tally[LANE] = i
+        elif np.isnan(proposal[i]):
+            if status == DONE:
+                status = NOT_A_NUMBER
+                tally[LANE] = i
+            counts[i] += 1
+            if counts[i] == 1:
+                first_step[i] = tally[STEP]
+                for j in range(d):
+                    first[j * TILE_STRIDE + i] = candidate[j * TILE_STRIDE + i]
+    return status
+
+
+@kernel(flags=SEPARATE, merge=True)
+def accepts(exponential: float, log_ratio: float) -> bool:
+    """Decide on a candidate: log u < log ratio, with the exponential -log u; NaN is a rejection."""
+    return exponential > 0.0 - log_ratio
+
+
+@kernel(flags=SEPARATE, merge=True)
+def _decide(lanes, noise, place, proposal, log_density, log_ratio, taken):
+    """Set log_ratio to log p(y) q(x | y) / p(x) q(y | x), and `taken`."""
+    for i in range(lanes):
+        log_ratio[i] = (proposal[i] - log_density[i]) + log_ratio[i]
+        taken[i] = 1 if accepts(noise[place + i], log_ratio[i]) else 0
+
+
+@kernel(flags=SEPARATE, merge=True)
+def _go(d, lanes, taken, candidate, proposal, position, log_density):
+    for i in range(lanes):
+        log_density[i] = proposal[i] if taken[i] != 0 else log_density[i]
+    for j in range(d):
+        for i in range(lanes):
+            at = j * TILE_STRIDE + i
+            position[at] = candidate[at] if taken[i] != 0 else position[at]
+
+
+@kernel(flags=SEPARATE, merge=True)
+def _clear(values, lanes):
+    for i in range(lanes):
+        values[i] = 0.0
+
+
+@kernel(flags=SEPARATE, merge=True)
+def _count(counts, first, taken, lanes):
+    for i in range(lanes):
+        counts[first + i] += taken[i]
+
+
+@kernel(flags=SEPARATE)
+def _choose(shares, uniform):
+    """The first move whose cumulated share reaches the uniform."""
+    move = 0
+    while move < len(shares) - 1 and uniform > shares[move]:
+        move += 1
+    return move
+
+
+@kernel(flags=SEPARATE, merge=True)
+def _keep(d, lanes, position, log_density, n, draws, log_densities):
+    for i in range(lanes):
+        log_densities[i, n] = log_density[i]
+        for j in range(d):
+            draws[i, n, j] = position[j * TILE_STRIDE + i]
 
 
 def run_block(
-    log_density: Any,
+    density: Any,
     packed: np.ndarray,
-    generator: Any,
-    factor: np.ndarray,
-    state: ChainState,
+    functions: Any,
+    plan: Plan,
+    group: Group,
     steps: int,
     thin: int,
+    adapting: bool,
+    patient: bool,
     draws: np.ndarray,
     log_densities: np.ndarray,
 ) -> int:
-    """Take `steps` Metropolis-Hastings steps with normal random-walk candidates.
+    """Take `steps` Metropolis-Hastings steps with every chain of a group.
 
-    Writes `state`, and rows of `draws` (n, d) and `log_densities` (n,) as they fall due. `factor` (d, d) is the
-    Cholesky factor of the proposal's covariance. Every step draws d normals and one uniform, whatever happens, so
-    that a chain cut into blocks in any way is the same chain.
+    Writes `group`, and `draws` (lanes, n, d) and `log_densities` (lanes, n) as they fall due. A step of a chain draws
+    the same numbers whatever happens, and its arithmetic is elementwise over the lanes and rounded as written. So a
+    chain is the same chain however the run is cut into blocks and whatever else is in its group.
 
-    A density of NaN is a rejection that is counted; one of +inf ends the block with the status INFINITE and leaves
-    the point in `state.candidate`. A candidate with an infinite coordinate is rejected without asking the density.
+    A density of NaN is a rejection that is counted, or if not `patient` ends the block; one of +inf always does. A
+    candidate with an infinite coordinate is rejected without asking the density.
     """
-    position, current, candidate, scratch, noise, first_nan, tally = state
-    d = len(position)
-    for _ in range(steps):
-        tally[STEP] += 1
-        for i in range(d):
-            noise[i] = generator.standard_normal()
-        uniform = generator.random()
-        # candidate = position + factor @ noise; here and not in a function of its own, whose arguments Numba would
-        # count references of: 20 % of a step at d = 2.
-        finite = True
-        for i in range(d):
-            step = 0.0
-            for j in range(i + 1):
-                step = add_product(step, factor[i, j], noise[j])
-            candidate[i] = position[i] + step
-            scratch[i] = candidate[i]
-            finite &= math.isfinite(candidate[i])
-        if finite:
-            # The density sees a copy: one that writes to its argument cannot move the chain.
-            proposed = log_density(scratch, packed)
-            if proposed == np.inf:
-                return INFINITE
-            if math.isnan(proposed):
-                tally[REJECTED_NAN] += 1
-                if tally[REJECTED_NAN] == 1:
-                    tally[FIRST_NAN] = tally[STEP]
-                    first_nan[:] = candidate
-            elif accepts(uniform, proposed - current[0]):
-                tally[ACCEPTED] += 1
-                for i in range(d):
-                    position[i] = candidate[i]
-                current[0] = proposed
-        else:
-            tally[REJECTED_OVERFLOW] += 1
-        tally[UNTIL_KEPT] -= 1
-        if tally[UNTIL_KEPT] == 0:
-            tally[UNTIL_KEPT] = thin
-            for i in range(d):
-                draws[tally[KEPT], i] = position[i]
-            log_densities[tally[KEPT]] = current[0]
-            tally[KEPT] += 1
+    # By name, as every access to a part of a tuple counts references: 300 ns a step.
+    generators, schedule, position, log_density, factors, centres, adapted, proposed, accepted = group[:9]
+    rejected_nan, rejected_overflow, first_nan_step, first_nan, tally = group[9:14]
+    noise, choices, candidate, proposal, log_ratio, taken, work, words = group[14:]
+    table, shares, fixed, uniforms = plan
+    lanes = generators.shape[1]
+    d = len(position) // TILE_STRIDE
+    stride = triangle_stride(lanes)
+    moves = len(table)
+    decisive = (d + d % 2) * TILE_STRIDE  # the exponential, behind pairs of normals
+    ahead = TILE_ROWS // lanes
+    done = 0
+    while done < steps:
+        count = min(ahead, steps - done)
+        fill_noise(generators, count, d, uniforms[0], noise)
+        if moves > 1:
+            fill_uniforms(schedule, count, 1, choices)
+        for s in range(count):
+            place = s * lanes
+            tally[STEP] += 1
+            move = _choose(shares, choices[s]) if moves > 1 else 0
+            function, first, adapt = table[move, FUNCTION], table[move, FACTOR], table[move, ADAPT]
+            if function == WALK:
+                _clear(log_ratio, lanes)
+                if adapt == FIXED:
+                    walk(rest(fixed, first), 0, d, lanes, rest(noise, place), position, candidate)
+                else:
+                    walk(rest(factors, first * stride), 1, d, lanes, rest(noise, place), position, candidate)
+            else:
+                packed_move = words[table[move, FIRST_WORD] : table[move, LAST_WORD]]
+                functions[function](position, lanes, rest(noise, place), candidate, log_ratio, work, packed_move)
+            if not _all_finite(candidate, d, lanes):
+                _withdraw_overflows(d, lanes, position, candidate, log_ratio, rejected_overflow)
+            density(candidate, lanes, proposal, packed)
+            if not _all_ordinary(proposal, lanes):
+                status = _look_into(d, lanes, proposal, candidate, rejected_nan, first_nan_step, first_nan, tally)
+                if status == INFINITE or (status == NOT_A_NUMBER and not patient):
+                    return status
+            _decide(lanes, noise, decisive + place, proposal, log_density, log_ratio, taken)
+            _go(d, lanes, taken, candidate, proposal, position, log_density)
+            if not adapting:
+                proposed[move] += 1
+                _count(accepted, move * TILE_STRIDE, taken, lanes)
+            elif adapt != FIXED:
+                adapted[move] += 1
+                factor = rest(factors, first * stride)
+                if adapt == RAM:
+                    adapt_robust(factor, d, lanes, adapted[move], rest(noise, place), log_ratio, work)
+                else:
+                    centre = rest(centres, table[move, CENTRE] * TILE_STRIDE)
+                    adapt_haario(factor, d, lanes, adapted[move], position, centre, work)
+            tally[UNTIL_KEPT] -= 1
+            if tally[UNTIL_KEPT] == 0:
+                tally[UNTIL_KEPT] = thin
+                _keep(d, lanes, position, log_density, tally[KEPT], draws, log_densities)
+                tally[KEPT] += 1
+        done += count
     return DONE
 
 
 def block_signature() -> Any:
     """Declare the types of `run_block`."""
-    vector = types.float64[::1]
-    matrix = types.float64[:, ::1]
-    counts = types.int64[::1]
-    generator = numba.typeof(np.random.default_rng(0))
-    state = types.NamedTuple((vector,) * 6 + (counts,), ChainState)
-    return types.int64(LOG_DENSITY, counts, generator, matrix, state, types.int64, types.int64, matrix, vector)
+    counts, places = types.int64[::1], types.float64[::1]
+    words = types.uint64[:, ::1]
+    plan = types.NamedTuple((types.int64[:, ::1], places, places, counts), Plan)
+    kinds = {"generators": words, "schedule": words}
+    kinds |= dict.fromkeys(
+        ["adapted", "proposed", "accepted", "rejected_nan", "rejected_overflow", "first_nan_step", "tally", "taken"],
+        counts,
+    )
+    kinds["words"] = counts
+    group = types.NamedTuple(tuple(kinds.get(name, places) for name in Group._fields), Group)
+    functions = types.UniTuple(MOVE, MOST_FUNCTIONS)
+    flags = (types.boolean, types.boolean)
+    draws, log_densities = types.float64[:, :, ::1], types.float64[:, ::1]
+    return types.int64(DENSITY, counts, functions, plan, group, types.int64, types.int64, *flags, draws, log_densities)
 
 
 @functools.cache
 def block_kernel() -> Any:
     """Compile `run_block` or load it from the disk cache, at the first chain rather than at import."""
     return kernel_with_signature(run_block, block_signature())
+
+
+def stand_still(x, lanes, noise, candidate, log_q_ratio, work, packed):
+    """Propose the position: what fills the places of functions that a run does not need."""
+    candidate[: len(x)] = x
+    log_q_ratio[:lanes] = 0.0
+
+
+@functools.cache
+def no_function() -> Any:
+    """`stand_still`, compiled."""
+    return kernel_with_signature(stand_still, MOVE.signature)

@@ -37,7 +37,7 @@ def _accumulate_strip(
         first = e.builder.mul(loop.index, INDEX(height))
         # The coefficients stay while one vector of features after the other comes: 16 registers in all.
         rows = [e.broadcast(coefficients, e.builder.add(first, INDEX(r))) for r in range(height)]
-        for v in range(_VECTORS):
+        for v in range(len(sums[0])):
             features = e.load(x, e.builder.add(at, INDEX(v * e.lanes)))
             for r in range(height):
                 e.builder.store(e.multiply_add(rows[r], features, e.builder.load(sums[r][v])), sums[r][v])
@@ -64,41 +64,55 @@ def _make_multiply_strip(height: int) -> Any:
     return intrinsic(typed) if COMPILED else multiply_strip
 
 
-def _make_square_strip(height: int) -> Any:
-    def square_strip(factor, initial, x, count, out):
-        """out += Σ_r (initial[r] + Σ_p factor[p, r] x[p])² on one strip, for a fixed number of rows r."""
-        strip = STRIP_BYTES // x.itemsize
-        rows = factor[: count * height].reshape(count, height).T
-        out[:strip] += ((initial[:height, None] + rows @ rows_of(x, count, strip)) ** 2).sum(axis=0)
+def make_square_strip(height: int, vectors: int = _VECTORS, *, shifted: bool = False) -> Any:
+    """The micro-kernel out += Σ_r (Σ_p factor[p, r] x[p])² on a strip of so many vectors, for a fixed number of rows r.
 
-    def emit(e, factor, initial, x, count, out):
-        starts = [e.broadcast(initial, r) for r in range(height)]
-        sums = [[e.variable(start) for _ in range(_VECTORS)] for start in starts]
+    It is called as (factor, x, count, out); if `shifted`, as (factor, initial, x, count, out), where each inner sum
+    begins with initial[r].
+    """
+
+    def square_strip(factor, *arguments):
+        *initial, x, count, out = arguments
+        strip = vectors * VECTOR_BYTES // x.itemsize
+        inner = factor[: count * height].reshape(count, height).T @ rows_of(x, count, strip)
+        if shifted:
+            inner = initial[0][:height, None] + inner
+        out[:strip] += (inner**2).sum(axis=0)
+
+    def emit(e, factor, *arguments):
+        *initial, x, count, out = arguments
+        starts = [e.broadcast(initial[0], r) if shifted else e.zeros() for r in range(height)]
+        sums = [[e.variable(start) for _ in range(vectors)] for start in starts]
         _accumulate_strip(e, height, factor, x, count, sums)
-        for v in range(_VECTORS):
+        for v in range(vectors):
             total = e.load(out, v * e.lanes)
             for r in range(height):
                 y = e.builder.load(sums[r][v])
                 total = e.multiply_add(y, y, total)
             e.store(total, out, v * e.lanes)
 
-    def typed(typing_context, factor, initial, x, count, out):
+    def typed(typing_context, factor, x, count, out):
+        return void_intrinsic(emit, factor, x, count, out)
+
+    def typed_shifted(typing_context, factor, initial, x, count, out):
         return void_intrinsic(emit, factor, initial, x, count, out)
 
-    return intrinsic(typed) if COMPILED else square_strip
+    if not COMPILED:
+        return square_strip
+    return intrinsic(typed_shifted if shifted else typed)
 
 
-def _make_subtract_strip() -> Any:
+def make_subtract_strip(vectors: int = _VECTORS) -> Any:
     def subtract_strip(x, centre, count, out):
         """out[p] = x[p] - centre[p] on one strip of `count` features."""
-        strip = STRIP_BYTES // x.itemsize
+        strip = vectors * VECTOR_BYTES // x.itemsize
         rows_of(out, count, strip)[:] = rows_of(x, count, strip) - centre[:count, None]
 
     def emit(e, x, centre, count, out):
         with cgutils.for_range(e.builder, count) as loop:
             at = e.builder.mul(loop.index, INDEX(TILE_STRIDE))
             middle = e.broadcast(centre, loop.index)
-            for v in range(_VECTORS):
+            for v in range(vectors):
                 where = e.builder.add(at, INDEX(v * e.lanes))
                 e.store(e.builder.fsub(e.load(x, where), middle), out, where)
 
@@ -135,8 +149,8 @@ def _make_add_block(rows: int, columns: int) -> Any:
 
 
 _multiply_1, _multiply_2, _multiply_3 = (_make_multiply_strip(height) for height in (1, 2, 3))
-_square_1, _square_2, _square_3 = (_make_square_strip(height) for height in (1, 2, 3))
-_subtract_strip = _make_subtract_strip()
+_square_1, _square_2, _square_3 = (make_square_strip(height, shifted=True) for height in (1, 2, 3))
+_subtract_strip = make_subtract_strip()
 _add_1x1, _add_1x2, _add_1x3 = (_make_add_block(1, columns) for columns in (1, 2, 3))
 _add_2x1, _add_2x2, _add_2x3 = (_make_add_block(2, columns) for columns in (1, 2, 3))
 _add_3x1, _add_3x2, _add_3x3 = (_make_add_block(3, columns) for columns in (1, 2, 3))

@@ -6,6 +6,7 @@ the features are the numbers of a step, always in this order:
 
     0 ... 2p - 1    the p = ceil(d / 2) pairs that become 2p normals; with d odd the last is not used
     2p              what becomes an exponential, for the decision on the candidate
+    2p + 1 ...      uniforms in (0, 1], as many as the kernels of the chains ask for
 
 A chain's numbers are the same whatever the number of chains and wherever tiles end: its generator's words are drawn
 step by step, and all arithmetic behind them is elementwise and rounded as written. Normals have the same bits on every
@@ -13,6 +14,7 @@ machine; one without instructions for fused multiply-adds is only slower.
 """
 
 import math
+from typing import Any
 
 import numpy as np
 from llvmlite import ir
@@ -24,6 +26,10 @@ from fastgmm.kernels._jit import COMPILED, SEPARATE, TILE_ROWS, TILE_STRIDE, VEC
 from fastgmm.kernels.elementary import fma, log_of_normal
 
 _LANES = VECTOR_BYTES // 8
+
+# First constants and factors of the two hashes of `numpy.random.SeedSequence` (O'Neill 2015), and the mixing factors.
+_HASH_A, _HASH_B = (0x43B0D7E5, 0x931E8875), (0x8B51F9DD, 0x58F38DED)
+_MIX_LEFT, _MIX_RIGHT = np.uint32(0xCA01F9DD), np.uint32(0x4973F715)
 
 _UNUSED_BITS = np.uint64(11)
 _UNIT = 2.0**-53
@@ -43,18 +49,43 @@ def new_generators(sequence: np.random.SeedSequence, chains: int) -> np.ndarray:
     """Return the states (4, chains) of generators; the c-th depends on the sequence and c alone.
 
     It is seeded by the child that `sequence.spawn` would give as its c-th if it had spawned none; nothing is spawned.
+    All children are made at once: NumPy takes 10 µs for each, and a short run of many chains is shorter than that.
     """
-    states = np.empty((4, chains), dtype=np.uint64)
-    for c in range(chains):
-        child = np.random.SeedSequence(
-            sequence.entropy, spawn_key=(*sequence.spawn_key, c), pool_size=sequence.pool_size
-        )
-        states[:, c] = child.generate_state(4, np.uint64)
-    return states
+    # A child's entropy is its parent's and one word more, c. What is mixed into the pool before that is common to all.
+    pool = [np.full(chains, word, dtype=np.uint32) for word in sequence.pool]
+    words = max(_count_words(sequence.entropy), len(pool)) + _count_words(sequence.spawn_key)
+    constant = _HASH_A[0] * pow(_HASH_A[1], len(pool) * words, 2**32) % 2**32
+    child = np.arange(chains, dtype=np.uint32)
+    for i, word in enumerate(pool):
+        hashed, constant = _hash(child, constant, _HASH_A[1])
+        pool[i] = _folded(_MIX_LEFT * word - _MIX_RIGHT * hashed)
+    constant, halves = _HASH_B[0], []
+    for i in range(8):
+        hashed, constant = _hash(pool[i % len(pool)], constant, _HASH_B[1])
+        halves.append(hashed.astype(np.uint64))
+    return np.array([halves[i] | halves[i + 1] << np.uint64(32) for i in range(0, 8, 2)])
+
+
+def _count_words(entropy: Any) -> int:
+    """How many words of 32 bits `SeedSequence` makes of integers."""
+    if isinstance(entropy, (int, np.integer)):
+        return max(1, -(-int(entropy).bit_length() // 32))
+    return sum(_count_words(number) for number in entropy)
+
+
+def _hash(words: np.ndarray, constant: int, factor: int) -> tuple[np.ndarray, int]:
+    """Hash words as `SeedSequence` does; return the next constant as well."""
+    following = constant * factor % 2**32
+    return _folded((words ^ np.uint32(constant)) * np.uint32(following)), following
+
+
+def _folded(words: np.ndarray) -> np.ndarray:
+    folded: np.ndarray = words ^ words >> np.uint32(16)
+    return folded
 
 
 def numbers_per_step(d: int) -> int:
-    """How many numbers a step in d dimensions draws; a tile of noise has room for `numbers_per_step(d)` features."""
+    """How many numbers a step in d dimensions draws beside its extra uniforms, which are the features from there on."""
     return d + d % 2 + 1
 
 
@@ -198,7 +229,7 @@ def _with_sign(x, sign):
 
 
 @kernel(flags=SEPARATE, merge=True)
-def _normal_pair(first, second):
+def normal_pair(first, second):
     """Two independent normals from two independent uniforms in (0, 1] (Box and Muller 1958).
 
     r = sqrt(-2 log u), angle 2πv. 4v = q + 4f with an integer q and |f| <= 1/8, without rounding; the q quarter turns
@@ -223,7 +254,7 @@ def _normal_pair(first, second):
 def make_normal(first, second):
     """Turn a tile's two features of uniforms into normals, in place."""
     for i in range(TILE_ROWS):
-        first[i], second[i] = _normal_pair(first[i], second[i])
+        first[i], second[i] = normal_pair(first[i], second[i])
 
 
 @kernel(flags=SEPARATE)
@@ -234,14 +265,15 @@ def make_exponential(values):
 
 
 @kernel(flags=SEPARATE)
-def fill_noise(state, steps, d, tile):
+def fill_noise(state, steps, d, extra, tile):
     """Draw the noise of `steps` steps in d dimensions for all chains and advance `state` (4, chains) by them.
 
-    `state` is contiguous, steps at most `steps_per_tile(chains)`, and the tile has `numbers_per_step(d)` features.
-    Feature j < d of the tile gets the j-th normal of each step, feature `numbers_per_step(d) - 1` its exponential.
+    `state` is contiguous, steps at most `steps_per_tile(chains)`, and the tile has `numbers_per_step(d) + extra`
+    features. Feature j < d of the tile gets the j-th normal of each step, feature `numbers_per_step(d) - 1` its
+    exponential, and the last `extra` ones uniforms in (0, 1].
     """
     pairs = (d + 1) // 2
-    fill_uniforms(state, steps, 2 * pairs + 1, tile)
+    fill_uniforms(state, steps, 2 * pairs + 1 + extra, tile)
     for j in range(0, 2 * pairs, 2):
         make_normal(tile[j * TILE_STRIDE :], tile[(j + 1) * TILE_STRIDE :])
     make_exponential(tile[2 * pairs * TILE_STRIDE :])

@@ -21,7 +21,7 @@ _LOGARITHMS = TILE_ROWS // 8
 _VECTORS = 4
 
 
-def _emit_exp(e: Emitter, arguments: list[ir.Value]) -> list[ir.Value]:
+def emit_exp(e: Emitter, arguments: list[ir.Value]) -> list[ir.Value]:
     """`exp` of several vectors at once, step by step."""
     b, constants = e.builder, EXP_DOUBLE if e.bytes == 8 else EXP_SINGLE
     smallest, log2_e, rounder = (e.constant(c) for c in (constants.smallest, constants.log2_e, constants.rounder))
@@ -68,7 +68,7 @@ def _emit_exponentiate(e: Emitter, densities: Any, k: Any, largest: Any, total: 
             offset = b.mul(loop.index, INDEX(TILE_STRIDE))
             places = [b.add(offset, row) for row in rows]
             differences = [b.fsub(e.load(densities, at), b.load(top)) for at, top in zip(places, tops, strict=True)]
-            for at, value, sum_ in zip(places, _emit_exp(e, differences), sums, strict=True):
+            for at, value, sum_ in zip(places, emit_exp(e, differences), sums, strict=True):
                 e.store(value, densities, at)
                 b.store(b.fadd(b.load(sum_), value), sum_)
         for row, top, sum_ in zip(rows, tops, sums, strict=True):
@@ -97,7 +97,7 @@ def _emit_exponentiate_pair(e: Emitter, densities: Any, largest: Any, total: Any
         first = [b.fcmp_ordered(">=", x, y) for x, y in pairs]
         tops = [b.select(f, x, y) for f, (x, y) in zip(first, pairs, strict=True)]
         differences = [b.fsub(b.select(f, y, x), top) for f, (x, y), top in zip(first, pairs, tops, strict=True)]
-        values = _emit_exp(e, differences)
+        values = emit_exp(e, differences)
         for row, other, f, top, value in zip(rows, others, first, tops, values, strict=True):
             e.store(b.select(f, one, value), densities, row)
             e.store(b.select(f, value, one), densities, other)

@@ -10,10 +10,26 @@ import numpy as np
 from fastgmm.mcmc import diagnostics
 from fastgmm.mcmc.files import load_fields, save_fields
 from fastgmm.mcmc.occupancy import ModeOccupancy, count_visits
+from fastgmm.mcmc.run import State
 from fastgmm.mcmc.summary import Summary, summarise
 from fastgmm.mixture import Mixture
 
 _FORMAT = "fastgmm.Chains.1"
+
+
+# Entries of a file that are fields of the state.
+_STATE = "state_"
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Origin:
+    """What chains were made of: kept in memory for `resume`, not saved."""
+
+    target: Any
+    args: tuple[Any, ...]
+    vectorized: bool
+    kernel: Any
+    nan: str
 
 
 @dataclasses.dataclass(frozen=True, eq=False, repr=False)
@@ -26,8 +42,8 @@ class Chains:
         The chains' states after steps `thin`, `2 thin`, ... since warm-up ended.
     log_density : ndarray of shape (chain, draw)
         The target's log-density at each draw.
-    acceptance_rate : ndarray of shape (chain,)
-        Share of the candidates that were accepted after warm-up.
+    acceptance_rate : ndarray of shape (chain, move)
+        Share of the candidates that were accepted after warm-up, by each kind of step; NaN for one never taken.
     rejected_nan : ndarray of shape (chain,)
         Number of candidates, warm-up included, that were rejected because the density there was NaN.
     rejected_overflow : ndarray of shape (chain,)
@@ -36,6 +52,16 @@ class Chains:
         Steps from one draw to the next.
     warmup : int
         Steps of each chain that were taken before the first counted one.
+    moves : tuple of str
+        Names of the kinds of steps.
+    interrupted : bool
+        Whether sampling was interrupted before it had all draws.
+    warmup_draws, warmup_log_density : ndarray or None
+        The states after steps `thin`, `2 thin`, ... of warm-up and their log-densities, if they were to be kept.
+    state : State or None
+        Where the chains are, for `resume`.
+    origin : Origin or None
+        Target and kernel, for `resume`; not saved.
     """
 
     draws: np.ndarray
@@ -45,6 +71,12 @@ class Chains:
     rejected_overflow: np.ndarray
     thin: int = 1
     warmup: int = 0
+    moves: tuple[str, ...] = ("RandomWalk",)
+    interrupted: bool = False
+    warmup_draws: np.ndarray | None = None
+    warmup_log_density: np.ndarray | None = None
+    state: State | None = None
+    origin: Origin | None = None
 
     def flat(self) -> np.ndarray:
         """Return all draws as rows, chain after chain.
@@ -116,6 +148,32 @@ class Chains:
         """
         return count_visits(self.draws, mixture)
 
+    def resume(self, draws: int, **options: Any) -> "Chains":
+        """Let the chains take more draws.
+
+        Parameters
+        ----------
+        draws : int
+            How many more each chain keeps.
+        target, args, vectorized, kernel : optional
+            As for `sample`. Needed after `load`, which does not know them, the kernel only if it is no `RandomWalk`.
+        n_jobs, progress, callback : optional
+            As for `sample`.
+
+        Returns
+        -------
+        Chains
+            All draws, those before and the new ones: bit for bit what one longer run would have left.
+
+        Raises
+        ------
+        ValueError
+            If the target or the kernel are not those that the chains were made with.
+        """
+        from fastgmm.mcmc.sample import resume  # which returns a Chains
+
+        return resume(self, draws, **options)
+
     def to_arviz(self) -> Any:
         """Hand the draws to ArviZ.
 
@@ -142,7 +200,10 @@ class Chains:
 
         The file appears once it is complete: until then, and if writing fails, what was there stays.
         """
-        stored = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        names = [field.name for field in dataclasses.fields(self) if field.name not in ("state", "origin")]
+        stored = {name: getattr(self, name) for name in names}
+        if self.state is not None:
+            stored |= {_STATE + name: value for name, value in self.state._asdict().items()}
         save_fields(path, _FORMAT, stored)
 
     @classmethod
@@ -162,7 +223,10 @@ class Chains:
         ]
         if missing:
             raise ValueError(f"{path} has no {', '.join(missing)}, which Chains.save writes.")
-        return cls(**{field.name: stored[field.name] for field in dataclasses.fields(cls) if field.name in stored})
+        values = {field.name: stored[field.name] for field in dataclasses.fields(cls) if field.name in stored}
+        if all(_STATE + name in stored for name in State._fields):
+            values["state"] = State(**{name: stored[_STATE + name] for name in State._fields})
+        return cls(**values)
 
     def __repr__(self) -> str:
         chains, draws, dimensions = self.draws.shape
@@ -171,10 +235,19 @@ class Chains:
             f" of {dimensions} dimension{'s' * (dimensions != 1)}",
             f"every {self.thin} steps" if self.thin > 1 else "every step",
             f"after {self.warmup} of warm-up",
-            f"acceptance rate {self.acceptance_rate.mean():.3g}",
+            self._acceptance(),
         ]
+        if self.interrupted:
+            parts.append("interrupted")
         if self.rejected_nan.any():
             parts.append(f"{self.rejected_nan.sum()} candidates of density NaN rejected")
         if self.rejected_overflow.any():
             parts.append(f"{self.rejected_overflow.sum()} infinite candidates rejected")
         return f"<Chains: {', '.join(parts)}>"
+
+    def _acceptance(self) -> str:
+        rates = self.acceptance_rate.reshape(len(self.acceptance_rate), -1).mean(axis=0)
+        if len(rates) == 1:
+            return f"acceptance rate {rates[0]:.3g}"
+        named = ", ".join(f"{rate:.3g} ({name})" for name, rate in zip(self.moves, rates, strict=True))
+        return f"acceptance rates {named}"

@@ -1,53 +1,36 @@
-"""The public call of the sampler: checks, chains on threads, a result."""
+"""The public call of the sampler: checks, a run in blocks, a result."""
 
-import functools
+import contextlib
+import dataclasses
 import os
-import threading
-import time
 import warnings
-from collections.abc import Callable, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Any, NamedTuple
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike
 
-from fastgmm.kernels import chain as kernels
 from fastgmm.kernels._jit import count_threads
-from fastgmm.mcmc.result import Chains
+from fastgmm.mcmc.proposals import Kernel, Move, RandomWalk
+from fastgmm.mcmc.result import Chains, Origin
+from fastgmm.mcmc.run import Progress, Run, State, chain_generators, name_chains, new_state, show
+from fastgmm.mcmc.starts import draw_starts, first_densities, given_starts, is_drawn
 from fastgmm.mcmc.targets import Target, make_target
 from fastgmm.mixture import Mixture
 
-# A block is long enough that its call (0.1 ms) is lost in it, and short enough for Ctrl-C.
-_BLOCK_SECONDS = 0.03
-_FIRST_BLOCK = 16
-# Plain Python is slow on large data: once the dry runs have taken this long, the other starts are spared.
-_DRY_RUN_SECONDS = 0.5
-# Plain and compiled arithmetic differ by rounding, reordered sums and float32; memory that is not x differs by more.
-_DRY_RUN_TOLERANCE = 1e-3
+# Neighbouring float64 are further apart than this beyond 1e14: differences of log-densities are lost.
+_LARGEST_DENSITY = 1e14
+# Fewer steps say nothing about a share of acceptances of 1 %.
+_STEPS_TO_JUDGE = 500
+_LEAST_ACCEPTED, _MOST_ACCEPTED = 0.01, 0.95
 
 Seed = int | np.random.SeedSequence | np.random.Generator | None
-
-
-class _Plan(NamedTuple):
-    """How every chain runs."""
-
-    target: Target
-    factor: np.ndarray  # (d, d), Cholesky factor of the proposal's covariance
-    warmup: int
-    thin: int
-
-
-class _Result(NamedTuple):
-    """What a chain reports beside its draws."""
-
-    acceptance_rate: float
-    state: kernels.ChainState
+Callback = Callable[[Progress], Any]
 
 
 def sample(
     target: Any,
-    start: ArrayLike | None = None,
+    start: Any = None,
     draws: int = 1000,
     *,
     args: tuple[Any, ...] = (),
@@ -55,33 +38,39 @@ def sample(
     warmup: int = 1000,
     thin: int = 1,
     seed: Seed = None,
+    kernel: Kernel | str = "auto",
+    vectorized: bool = False,
     proposal_cov: ArrayLike | None = None,
+    store_warmup: bool = False,
     n_jobs: int | None = None,
+    progress: bool = False,
+    callback: Callback | None = None,
+    nan: str = "reject",
 ) -> Chains:
-    """Draw from a density by random-walk Metropolis-Hastings.
+    """Draw from a density by Metropolis-Hastings.
 
-    From its position x a chain proposes a candidate y ~ N(x, proposal_cov) and moves there with probability
-    min(1, p(y) / p(x)), computed from log-densities; otherwise it stays.
+    From its position x a chain proposes a candidate y and moves there with probability
+    min(1, p(y) q(x | y) / p(x) q(y | x)), q being the law of its proposals; otherwise it stays.
 
     Parameters
     ----------
     target : function or Mixture
-        The log-density, up to a constant: a `numba.njit` function `target(x, *args) -> float` of a 1-D float64 array
-        x of shape (dim,), -inf outside its support; or a `Mixture`. It should depend on its arguments alone, and
-        with several chains it is called from several threads.
-    start : array_like of shape (dim,) or (chains, dim), optional
-        Where the chains start: one point for all of them, or one each. May be left out for a `Mixture`: then every
-        chain starts from an exact draw.
+        The log-density, up to a constant: a function `target(x, *args) -> float` of a 1-D float64 array x of shape
+        (dim,), -inf outside its support; or a `Mixture`. A plain Python function is compiled by `numba.njit`. It
+        should depend on its arguments alone, and it is called from several threads.
+    start : array_like of shape (dim,) or (chains, dim), Mixture or callable, optional
+        Where the chains start: one point for all of them, or one each; or what they are drawn from, a `Mixture` or a
+        function `start(generator) -> (dim,)`, each up to 100 times until its density is finite. May be left out for a
+        target that is a `Mixture`: then every chain starts from an exact draw.
     draws : int, default=1000
         Number of draws that each chain keeps.
     args : tuple, default=()
         Further arguments of the function: numbers, bools, numeric arrays (which are not copied where they are
         C-contiguous), and tuples of those.
     chains : int, default=4
-        Number of chains.
+        Number of chains; tens of thousands are no trouble.
     warmup : int, default=1000
-        Number of steps that each chain takes, and discards, before the first counted one. The proposal is the same
-        during warm-up as after it.
+        Number of steps that each chain takes before the first counted one, and in which its kernel may adapt.
     thin : int, default=1
         Keep every `thin`-th state: the draws are the states after steps `thin`, `2 thin`, ..., counted after
         warm-up, so that a chain takes `warmup + thin * draws` steps.
@@ -89,34 +78,53 @@ def sample(
         Chain c uses the c-th child of this seed's `SeedSequence` and is the same whatever `chains` and `n_jobs` are.
         A Generator is drawn from once and a SeedSequence spawns, so each serves a second call with new chains. None
         takes fresh entropy.
+    kernel : kernel or "auto", default="auto"
+        How candidates are proposed. "auto" is `RandomWalk()`, which adapts during warm-up, and without warm-up
+        `RandomWalk(adapt=None)`, whose steps have the identity for covariance.
+    vectorized : bool, default=False
+        Whether the target is a function `target(X, out, *args)` that sets out[w] to the log-density at X[:, w] for
+        all w; X has shape (dim, W) and is its to overwrite.
     proposal_cov : array_like of shape (dim, dim), optional
-        Covariance of the candidates about the current position; the identity if None.
+        Short for `kernel=RandomWalk(cov=proposal_cov, adapt=None)`.
+    store_warmup : bool, default=False
+        Whether to keep the states after steps `thin`, `2 thin`, ... of warm-up too.
     n_jobs : int, optional
         Number of threads: None as many as Numba is set to use, -1 all, -2 all but one.
+    progress : bool, default=False
+        Whether to show a bar; needs tqdm.
+    callback : callable, optional
+        Called as `callback(progress)` some thirty times a second. `progress` has `done` and `total`, steps of each
+        chain; `warming_up`; and `draws` and `log_density`, views of those that are there. Sampling ends early if it
+        returns True or raises StopIteration.
+    nan : {"reject", "raise"}, default="reject"
+        Whether a density of NaN at a candidate is a rejection, counted and warned of, or an error.
 
     Returns
     -------
     Chains
-        `.draws` (chain, draw, dim), `.log_density` (chain, draw), `.acceptance_rate` (chain,), and more.
+        `.draws` (chain, draw, dim), `.log_density` (chain, draw), `.acceptance_rate` (chain, move), and more. When
+        interrupted from the keyboard after warm-up it has the draws so far and `.interrupted` is True.
 
     Raises
     ------
     TypeError
-        If the target is not compiled, does not compile for these `args`, or returns no real number; if an argument
-        is of a wrong kind.
+        If the target does not compile for these `args`, or returns no real number; if an argument is of a wrong kind.
     ValueError
         If a start lies outside the support, is not finite, has the wrong dimension, or has a density of NaN or
-        +inf; if the density changes its argument, or gives another value compiled than in plain Python; if
-        `proposal_cov` is not a positive definite matrix; if a chain meets a density of +inf.
+        +inf; if the density changes its argument, or gives another value compiled than in plain Python; if a
+        covariance is not a positive definite matrix; if a chain meets a density of +inf.
     MemoryError
         If the draws would not fit into this machine's memory.
+    KeyboardInterrupt
+        If interrupted before there is a draw.
     Exception
         Whatever the density raises, with a note that names the chain, the step and the point.
 
     Warns
     -----
     RuntimeWarning
-        If the density was NaN at candidates, which were rejected.
+        If the density was NaN at candidates, which were rejected; if log-densities are so large that their
+        differences are lost; if a random walk's candidates are nearly all rejected, or accepted.
 
     References
     ----------
@@ -126,11 +134,9 @@ def sample(
 
     Examples
     --------
-    >>> import numba
     >>> import numpy as np
     >>> from fastgmm.mcmc import sample
-    >>> @numba.njit
-    ... def log_density(x, scale):
+    >>> def log_density(x, scale):
     ...     return -0.5 * np.sum((x / scale) ** 2)
     >>> chains = sample(log_density, start=np.zeros(2), draws=500, args=(3.0,), thin=10, seed=0)
     >>> chains.draws.shape
@@ -143,46 +149,195 @@ def sample(
     warmup = _checked_count(warmup, "warmup", 0)
     thin = _checked_count(thin, "thin", 1)
     workers = min(chains, count_threads(n_jobs))
-    if warmup + thin * draws >= 2**63:
-        raise ValueError(f"warmup + thin * draws = {warmup + thin * draws} steps; a chain counts at most 2**63 - 1.")
-    starts = None if start is None else _checked_starts(start, chains)
-    if starts is None and not isinstance(target, Mixture):
-        raise ValueError("start=None is only for a Mixture target; pass a start of shape (dim,) or (chains, dim).")
-    checked_target = make_target(target, args)
-    dimensions = target.n_features if starts is None else starts.shape[1]
+    _check_steps(warmup, thin, draws)
+    if nan not in ("reject", "raise"):
+        raise ValueError(f"nan must be 'reject' or 'raise', not {nan!r}.")
+    kernel = _checked_kernel(kernel, proposal_cov, warmup)
+    if start is None:
+        if not isinstance(target, Mixture):
+            raise ValueError(
+                "start=None is only for a Mixture target; pass a start of shape (dim,) or (chains, dim), or what to "
+                "draw it from."
+            )
+        start = target
+    drawn = is_drawn(start)
+    starts = None if drawn else given_starts(start, chains)
+    checked = make_target(target, args, vectorized)
+    sequence = _seed_sequence(seed, chains)
+    if isinstance(start, Mixture):
+        dimensions = start.n_features
+    elif drawn:
+        dimensions = np.size(start(np.random.default_rng(0)))
+    else:
+        assert starts is not None
+        dimensions = starts.shape[1]
     if isinstance(target, Mixture) and dimensions != target.n_features:
         raise ValueError(f"start has {dimensions} dimensions but the Mixture has {target.n_features} features.")
-    factor = _checked_factor(proposal_cov, dimensions)
-    _check_memory(chains, draws, dimensions)
-    generators = _generators(seed, chains)
+    moves = _checked_moves(kernel, dimensions, proposal_cov is not None)
+    _check_memory(chains, draws + (warmup // thin if store_warmup else 0), dimensions)
     if starts is None:
-        # Each from its own chain's stream, so that it does not depend on the number of chains.
-        starts = np.array([target.rvs(1, random_state=generator)[0] for generator in generators])
-    start_densities = _checked_densities(checked_target, starts)
+        starts, densities = draw_starts(checked, start, chains, sequence)
+    else:
+        densities = first_densities(checked, starts)
+    _warn_of_size(densities)
 
-    plan = _Plan(checked_target, factor, warmup, thin)
-    positions = np.empty((chains, draws, dimensions))
-    log_densities = np.empty((chains, draws))
-    kernels.block_kernel()  # here, so that the threads do not wait for one another
-    stop = threading.Event()
-    tasks = [
-        functools.partial(
-            _run_chain, plan, c, starts[c], start_densities[c], generators[c], positions[c], log_densities[c], stop
+    origin = Origin(target, args, vectorized, kernel, nan)
+    state = new_state(sequence, moves, starts, densities, chain_generators(sequence, chains))
+    schedule = _Schedule(warmup, thin, draws, store_warmup)
+    return _run(origin, checked, moves, state, schedule, workers, progress, callback, None)
+
+
+def resume(
+    before: Chains,
+    draws: int,
+    *,
+    target: Any = None,
+    args: tuple[Any, ...] | None = None,
+    kernel: Kernel | None = None,
+    vectorized: bool | None = None,
+    n_jobs: int | None = None,
+    progress: bool = False,
+    callback: Callback | None = None,
+) -> Chains:
+    """Let chains take so many more draws; what `Chains.resume` does."""
+    draws = _checked_count(draws, "draws", 1)
+    state = before.state
+    if state is None:
+        raise ValueError("These chains do not know where they were left; only results of `sample` can be resumed.")
+    origin = _resumed_origin(before, target, args, kernel, vectorized)
+    checked = make_target(origin.target, origin.args, origin.vectorized)
+    chains, _, dimensions = before.draws.shape
+    if isinstance(origin.target, Mixture) and dimensions != origin.target.n_features:
+        raise ValueError(
+            f"The chains have {dimensions} dimensions but the Mixture has {origin.target.n_features} features."
         )
-        for c in range(chains)
-    ]
-    results = _run_all(tasks, workers, stop)
-    _warn_of_nan([result.state for result in results])
-    tallies = np.array([result.state.tally for result in results])
+    moves = _checked_moves(origin.kernel, dimensions, False)
+    if tuple(move.name for move in moves) != before.moves:
+        names = tuple(move.name for move in moves)
+        raise ValueError(f"The chains were made by {before.moves}, not {names}; pass the kernel they were made by.")
+    _check_memory(chains, before.draws.shape[1] + draws, dimensions)
+    _check_same_density(checked, state)
+    workers = min(chains, count_threads(n_jobs))
+    schedule = _Schedule(0, before.thin, draws, False)
+    return _run(origin, checked, moves, state, schedule, workers, progress, callback, before)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Schedule:
+    """How many steps there are, and which of them leave a draw."""
+
+    warmup: int
+    thin: int
+    draws: int
+    store_warmup: bool
+
+
+@dataclasses.dataclass(frozen=True)
+class _Left:
+    """Draws that a run left, and how it ended."""
+
+    draws: np.ndarray
+    log_density: np.ndarray
+    warmup_draws: np.ndarray | None
+    warmup_log_density: np.ndarray | None
+    interrupted: bool
+
+
+def _run(
+    origin: Origin,
+    target: Target,
+    moves: Sequence[Move],
+    state: State,
+    schedule: _Schedule,
+    workers: int,
+    progress: bool,
+    callback: Callback | None,
+    before: Chains | None,
+) -> Chains:
+    with Run(target, moves, state, workers, origin.nan == "reject") as run, _bar(progress, schedule) as show_steps:
+        left = _take_all(run, state, schedule, show_steps, callback)
+        after = run.state()
+        _warn_of_nan(run, state, after)
+    _warn_of_acceptance(moves, state, after)
+    draws, log_density = left.draws, left.log_density
+    if before is not None:
+        draws = np.concatenate([before.draws, draws], axis=1)
+        log_density = np.concatenate([before.log_density, log_density], axis=1)
+    with np.errstate(invalid="ignore"):  # a move that was never taken has no rate
+        rates = after.accepted / after.proposed
     return Chains(
-        draws=positions,
-        log_density=log_densities,
-        acceptance_rate=np.array([result.acceptance_rate for result in results]),
-        rejected_nan=tallies[:, kernels.REJECTED_NAN],
-        rejected_overflow=tallies[:, kernels.REJECTED_OVERFLOW],
-        thin=thin,
-        warmup=warmup,
+        draws=draws,
+        log_density=log_density,
+        acceptance_rate=rates,
+        rejected_nan=after.rejected_nan,
+        rejected_overflow=after.rejected_overflow,
+        thin=schedule.thin,
+        warmup=schedule.warmup if before is None else before.warmup,
+        moves=tuple(move.name for move in moves),
+        interrupted=left.interrupted,
+        warmup_draws=left.warmup_draws if before is None else before.warmup_draws,
+        warmup_log_density=left.warmup_log_density if before is None else before.warmup_log_density,
+        state=after,
+        origin=origin,
     )
+
+
+def _take_all(
+    run: Run, state: State, schedule: _Schedule, show_steps: Callable[[int], Any], callback: Callback | None
+) -> _Left:
+    """Warm up and draw; an interrupt, or a callback that has seen enough, ends it with what is there."""
+    chains, dimensions = state.position.shape
+    begin, thin = run.steps, schedule.thin
+    total = schedule.warmup + thin * schedule.draws
+    warm = schedule.warmup // thin if schedule.store_warmup else 0
+
+    def stops(kept: np.ndarray, densities: np.ndarray, warming_up: bool) -> bool:
+        done = run.steps - begin
+        show_steps(done)
+        if callback is None:
+            return False
+        there = 0 if warming_up else run.kept
+        try:
+            return bool(callback(Progress(done, total, warming_up, kept[:, :there], densities[:, :there])) is True)
+        except StopIteration:
+            return True
+
+    warm_draws, warm_densities = np.empty((chains, warm, dimensions)), np.empty((chains, warm))
+    draws = np.empty((chains, schedule.draws, dimensions))
+    densities = np.empty((chains, schedule.draws))
+    run.keep_into(thin if warm else -1)
+    for _ in run.take(schedule.warmup, thin, True, warm_draws, warm_densities):
+        if stops(draws, densities, True):
+            raise ValueError("The callback ended the run during warm-up, before there was a draw.")
+    run.keep_into(state.until_kept or thin)
+    interrupted = False
+    steps = (state.until_kept or thin) + thin * (schedule.draws - 1)
+    try:
+        for _ in run.take(steps, thin, False, draws, densities):
+            if stops(draws, densities, False):
+                break
+    except KeyboardInterrupt:
+        if run.kept == 0:
+            raise
+        interrupted = True
+    if run.kept < schedule.draws:
+        draws, densities = draws[:, : run.kept].copy(), densities[:, : run.kept].copy()
+    kept_warmup = (warm_draws, warm_densities) if schedule.store_warmup else (None, None)
+    return _Left(draws, densities, *kept_warmup, interrupted)
+
+
+@contextlib.contextmanager
+def _bar(wanted: bool, schedule: _Schedule) -> Iterator[Callable[[int], Any]]:
+    """What is told of the steps taken: a bar if wanted, else nobody."""
+    if not wanted:
+        yield lambda done: None
+        return
+    try:
+        from tqdm.auto import tqdm
+    except ImportError:
+        raise ImportError("progress=True needs tqdm: `pip install 'fastgmm[progress]'`.") from None
+    with tqdm(total=schedule.warmup + schedule.thin * schedule.draws, unit="step") as bar:
+        yield lambda done: bar.update(done - bar.n)
 
 
 def _checked_count(value: Any, name: str, least: int) -> int:
@@ -193,55 +348,30 @@ def _checked_count(value: Any, name: str, least: int) -> int:
     return int(value)
 
 
-def _checked_starts(start: ArrayLike, chains: int) -> np.ndarray:
-    """Return one start for each chain, of shape (chains, d)."""
-    given = np.asarray(start)
-    if given.dtype.kind not in "biuf":
-        raise TypeError(f"start must hold real numbers, not dtype {given.dtype}.")
-    starts = given.astype(np.float64)
-    if starts.ndim not in (1, 2) or starts.size == 0:
-        raise ValueError(f"start must be of shape (dim,) or (chains, dim), dim at least 1, not {starts.shape}.")
-    if starts.ndim == 2 and len(starts) != chains:
-        raise ValueError(f"start has {len(starts)} rows but chains={chains}; pass a row for each chain, or one point.")
-    starts = np.array(np.broadcast_to(starts, (chains, starts.shape[-1])))
-    wrong = np.flatnonzero(~np.isfinite(starts).all(axis=1))
-    if len(wrong):
-        raise ValueError(f"start is not finite for {_name_chains(wrong)}: {_show(starts[wrong[0]])}.")
-    return starts
+def _check_steps(warmup: int, thin: int, draws: int) -> None:
+    if warmup + thin * draws >= 2**63:
+        raise ValueError(f"warmup + thin * draws = {warmup + thin * draws} steps; a chain counts at most 2**63 - 1.")
 
 
-def _checked_factor(proposal_cov: ArrayLike | None, dimensions: int) -> np.ndarray:
-    """Return the lower Cholesky factor of the proposal's covariance."""
-    if proposal_cov is None:
-        return np.eye(dimensions)
-    covariance = np.asarray(proposal_cov)
-    if covariance.dtype.kind not in "biuf":
-        raise TypeError(f"proposal_cov must hold real numbers, not dtype {covariance.dtype}.")
-    covariance = covariance.astype(np.float64)
-    if covariance.shape != (dimensions, dimensions):
-        raise ValueError(
-            f"proposal_cov must be of shape {(dimensions, dimensions)}, as start has {dimensions} dimensions, "
-            f"not {covariance.shape}."
-        )
-    if not np.isfinite(covariance).all():
-        raise ValueError("proposal_cov contains NaN or infinity.")
-    asymmetry = np.abs(covariance - covariance.T)
-    if asymmetry.max() > 1e-10 * np.abs(covariance).max():
-        i, j = np.unravel_index(asymmetry.argmax(), asymmetry.shape)
-        raise ValueError(
-            f"proposal_cov is not symmetric: entries ({i}, {j}) and ({j}, {i}) are {covariance[i, j]:.6g} and "
-            f"{covariance[j, i]:.6g}."
-        )
-    eigenvalues = np.linalg.eigvalsh(covariance)
-    if eigenvalues[0] <= 0.0:
-        raise ValueError(f"proposal_cov is not positive definite: its smallest eigenvalue is {eigenvalues[0]:.6g}.")
-    try:
-        return np.ascontiguousarray(np.linalg.cholesky(covariance))
-    except np.linalg.LinAlgError:
-        raise ValueError(
-            f"proposal_cov is not positive definite to working precision: its smallest eigenvalue is "
-            f"{eigenvalues[0]:.6g}, its largest {eigenvalues[-1]:.6g}."
-        ) from None
+def _checked_kernel(kernel: Any, proposal_cov: ArrayLike | None, warmup: int) -> Kernel:
+    if isinstance(kernel, str) and kernel == "auto":
+        if proposal_cov is not None:
+            return RandomWalk(cov=proposal_cov, adapt=None)
+        return RandomWalk(adapt="ram" if warmup else None)
+    if proposal_cov is not None:
+        raise ValueError("proposal_cov is short for a kernel of its own; pass it or kernel, not both.")
+    if not hasattr(kernel, "prepare") or isinstance(kernel, type):
+        raise TypeError(f"kernel must be 'auto' or a kernel such as RandomWalk(), not {kernel!r}.")
+    checked: Kernel = kernel
+    return checked
+
+
+def _checked_moves(kernel: Kernel, dimensions: int, short: bool) -> tuple[Move, ...]:
+    """Let the kernel prepare; by the short way its errors are about `proposal_cov`."""
+    if not short:
+        return kernel.prepare(dimensions)
+    assert isinstance(kernel, RandomWalk)
+    return kernel.prepare(dimensions, name="proposal_cov")
 
 
 def _check_memory(chains: int, draws: int, dimensions: int) -> None:
@@ -258,194 +388,95 @@ def _check_memory(chains: int, draws: int, dimensions: int) -> None:
         )
 
 
-def _generators(seed: Seed, chains: int) -> list[np.random.Generator]:
-    """Return one stream for each chain; the c-th depends on `seed` and c alone."""
+def _seed_sequence(seed: Seed, chains: int) -> np.random.SeedSequence:
+    """Return the sequence whose c-th child serves chain c."""
     if isinstance(seed, np.random.Generator):
-        sequence = np.random.SeedSequence(seed.integers(2**32, size=4, dtype=np.uint64).tolist())
-    elif isinstance(seed, np.random.SeedSequence):
-        sequence = seed
-    elif seed is None or (isinstance(seed, (int, np.integer)) and not isinstance(seed, bool)):
+        return np.random.SeedSequence(seed.integers(2**32, size=4, dtype=np.uint64).tolist())
+    if isinstance(seed, np.random.SeedSequence):
+        spawned = seed.n_children_spawned
+        seed.spawn(chains)
+        key = (*seed.spawn_key, spawned) if spawned else seed.spawn_key
+        return np.random.SeedSequence(seed.entropy, spawn_key=key, pool_size=seed.pool_size)
+    if seed is None or (isinstance(seed, (int, np.integer)) and not isinstance(seed, bool)):
         if seed is not None and seed < 0:
             raise ValueError(f"seed must not be negative, but is {seed}.")
-        sequence = np.random.SeedSequence(None if seed is None else int(seed))
-    else:
-        raise TypeError(f"seed must be an integer, a SeedSequence, a Generator or None, not {type(seed).__name__}.")
-    return [np.random.default_rng(child) for child in sequence.spawn(chains)]
+        return np.random.SeedSequence(None if seed is None else int(seed))
+    raise TypeError(f"seed must be an integer, a SeedSequence, a Generator or None, not {type(seed).__name__}.")
 
 
-def _checked_densities(target: Target, starts: np.ndarray) -> np.ndarray:
-    """Evaluate the target at each start, compiled and in plain Python, and refuse starts that are no good.
+def _resumed_origin(
+    before: Chains, target: Any, args: tuple[Any, ...] | None, kernel: Kernel | None, vectorized: bool | None
+) -> Origin:
+    """What the chains were made of, with what the caller names anew."""
+    known: Origin | None = before.origin
+    if known is None:
+        if target is None:
+            raise ValueError("Loaded chains do not know their target; pass it as resume(draws, target=..., args=...).")
+        if kernel is None and set(before.moves) != {"RandomWalk"}:
+            raise ValueError(
+                f"Loaded chains do not know their kernel; pass resume(draws, kernel=...) with the one of moves "
+                f"{', '.join(before.moves)}."
+            )
+        assert before.state is not None
+        kernel = kernel or RandomWalk(adapt="ram" if before.state.factors.size else None)
+        return Origin(target, args or (), bool(vectorized), kernel, "reject")
+    changes = {"target": target, "args": args, "kernel": kernel, "vectorized": vectorized}
+    return dataclasses.replace(known, **{name: value for name, value in changes.items() if value is not None})
 
-    Compiled code does not check its indices: only the dry run notices a density that reads more dimensions than
-    the start has.
-    """
-    points, chain_of_point, point_of_chain = np.unique(starts, axis=0, return_index=True, return_inverse=True)
-    values = np.empty(len(points))
-    deadline = time.perf_counter() + _DRY_RUN_SECONDS
-    # In the order of the chains, so that the first that fails is named.
-    for p in np.argsort(chain_of_point):
-        dry = target.plain is not None and time.perf_counter() < deadline
-        plain = _dry_run(target, points[p], chain_of_point[p]) if dry else None
-        values[p] = _evaluate(target, points[p], chain_of_point[p])
-        _compare(target, plain, values[p], points[p], chain_of_point[p])
-    values = values[point_of_chain.ravel()]
-    _check_support(values, starts)
-    return values
 
-
-def _dry_run(target: Target, point: np.ndarray, c: int) -> Any:
-    """Call the density as plain Python, on a copy; return its value, or None where only Python has none."""
-    assert target.plain is not None
-    copy = point.copy()
-    try:
-        with np.errstate(all="ignore"):
-            value = target.plain(copy)
-    except (ArithmeticError, ValueError):
-        # Python refuses log(0) and exp(1000), compiled code gives -inf and inf, and that is what counts. An error
-        # that the author raises comes again from the compiled function.
-        return None
-    except Exception as error:
-        error.add_note(_at_start(c, point))
-        raise
-    if not np.array_equal(copy, point):
+def _check_same_density(target: Target, state: State) -> None:
+    """Refuse to go on with another density than the chains have had so far."""
+    found = first_densities(target, state.position)
+    wrong = np.flatnonzero(found != state.log_density)
+    if len(wrong):
+        c = wrong[0]
         raise ValueError(
-            f"The log-density {target.name!r} changes its argument: x = {_show(point)} became {_show(copy)}; "
-            "compute on a copy, e.g. `y = x.copy()`."
+            f"The log-density {target.name!r} is {found[c]} where {name_chains(wrong)} stopped, e.g. at "
+            f"x = {show(state.position[c])}, but was {state.log_density[c]}; is it another target, or other args?"
         )
-    return value
 
 
-def _evaluate(target: Target, point: np.ndarray, c: int) -> float:
-    try:
-        with np.errstate(all="ignore"):
-            return target.function(point.copy(), target.packed)
-    except Exception as error:
-        error.add_note(_at_start(c, point))
-        raise
+def _warn_of_size(densities: np.ndarray) -> None:
+    largest = np.abs(densities).max()
+    if largest > _LARGEST_DENSITY:
+        warnings.warn(
+            f"Log-densities are as large as {largest:.3g}, where differences below {np.spacing(largest):.2g} are lost "
+            "to rounding, so that candidates are accepted which should not be; leave out constants.",
+            RuntimeWarning,
+            stacklevel=3,
+        )
 
 
-def _compare(target: Target, plain: Any, compiled: float, point: np.ndarray, c: int) -> None:
-    if plain is None or np.isclose(plain, compiled, _DRY_RUN_TOLERANCE, _DRY_RUN_TOLERANCE, equal_nan=True):
+def _warn_of_nan(run: Run, before: State, after: State) -> None:
+    counts = after.rejected_nan - before.rejected_nan
+    first = run.first_nan(before.rejected_nan)
+    if first is None:
         return
-    raise ValueError(
-        f"The log-density {target.name!r} is {plain} in plain Python but {compiled} compiled, {_at_start(c, point)}: "
-        "does it read beyond the end of an array, or depend on something else than its arguments?"
-    )
-
-
-def _check_support(values: np.ndarray, starts: np.ndarray) -> None:
-    """Refuse starts with a log-density that is not finite."""
-    for wrong, what in (
-        (np.isnan(values), "is NaN at"),
-        (values == np.inf, "is +inf at"),
-        (values == -np.inf, "is -inf (outside the support) at"),
-    ):
-        named = np.flatnonzero(wrong)
-        if len(named):
-            raise ValueError(
-                f"The log-density {what} the start of {_name_chains(named)}, "
-                f"e.g. x = {_show(starts[named[0]])}; start where it is finite."
-            )
-
-
-def _run_all(tasks: Sequence[Callable[[], _Result | None]], workers: int, stop: threading.Event) -> list[_Result]:
-    """Run the chains on threads, whose kernels hold no lock; when one fails, the others end with their block."""
-    if workers == 1:
-        results = [task() for task in tasks]
-    else:
-        with ThreadPoolExecutor(workers) as executor:
-            futures: list[Future[_Result | None]] = [executor.submit(task) for task in tasks]
-            try:
-                results = [future.result() for future in futures]
-            except BaseException:
-                stop.set()
-                executor.shutdown(wait=True, cancel_futures=True)
-                raise
-    return [result for result in results if result is not None]
-
-
-def _run_chain(
-    plan: _Plan,
-    c: int,
-    start: np.ndarray,
-    start_density: float,
-    generator: np.random.Generator,
-    draws: np.ndarray,
-    log_densities: np.ndarray,
-    stop: threading.Event,
-) -> _Result | None:
-    """Run chain c to its end, writing its draws in place; None if it was told to stop."""
-    state = kernels.new_state(start, start_density, until_kept=plan.warmup + plan.thin)
-    for steps in (plan.warmup, plan.thin * len(draws)):
-        state.tally[kernels.ACCEPTED] = 0
-        if not _run_steps(plan, c, generator, state, steps, draws, log_densities, stop):
-            return None
-    return _Result(state.tally[kernels.ACCEPTED] / (plan.thin * len(draws)), state)
-
-
-def _run_steps(
-    plan: _Plan,
-    c: int,
-    generator: np.random.Generator,
-    state: kernels.ChainState,
-    steps: int,
-    draws: np.ndarray,
-    log_densities: np.ndarray,
-    stop: threading.Event,
-) -> bool:
-    """Take `steps` steps in blocks; False if the chain was told to stop."""
-    run_block = kernels.block_kernel()
-    block = _FIRST_BLOCK
-    while steps > 0 and not stop.is_set():
-        block = min(block, steps)
-        began = time.perf_counter()
-        try:
-            with np.errstate(all="ignore"):
-                status = run_block(
-                    *plan.target[:2], generator, plan.factor, state, block, plan.thin, draws, log_densities
-                )
-        except Exception as error:
-            stop.set()
-            error.add_note(_at_step(plan, c, state))
-            raise
-        if status == kernels.INFINITE:
-            stop.set()
-            raise ValueError(
-                f"The log-density {plan.target.name!r} is +inf, {_at_step(plan, c, state)}: it is unbounded, or in "
-                "error; no chain can leave such a point."
-            )
-        steps -= block
-        elapsed = max(time.perf_counter() - began, 1e-6)
-        block = max(1, min(8 * block, int(block * _BLOCK_SECONDS / elapsed)))
-    return steps == 0
-
-
-def _warn_of_nan(states: list[kernels.ChainState]) -> None:
-    counts = np.array([state.tally[kernels.REJECTED_NAN] for state in states])
-    if not counts.any():
-        return
-    c = int(np.flatnonzero(counts)[0])
+    c, step, point = first
     warnings.warn(
-        f"The log-density was NaN at {counts.sum()} candidates of {_name_chains(np.flatnonzero(counts))}, which were "
-        f"rejected; first in chain {c} at step {states[c].tally[kernels.FIRST_NAN]} (warm-up included), "
-        f"x = {_show(states[c].first_nan)}.",
+        f"The log-density was NaN at {counts.sum()} candidates of {name_chains(np.flatnonzero(counts))}, which were "
+        f"rejected; first in chain {c} at step {step} (warm-up included), x = {show(point)}.",
         RuntimeWarning,
-        stacklevel=3,
+        stacklevel=4,
     )
 
 
-def _at_start(c: int, point: np.ndarray) -> str:
-    return f"at the start of chain {c}, x = {_show(point)}"
-
-
-def _at_step(plan: _Plan, c: int, state: kernels.ChainState) -> str:
-    return f"in chain {c} at step {state.tally[kernels.STEP]} (warm-up included), x = {_show(state.candidate)}"
-
-
-def _name_chains(numbers: np.ndarray) -> str:
-    names = ", ".join(str(number) for number in numbers[:10]) + (", ..." if len(numbers) > 10 else "")
-    return f"chain{'s' * (len(numbers) > 1)} {names}"
-
-
-def _show(point: np.ndarray) -> str:
-    return np.array2string(point, precision=6, threshold=12, separator=", ", max_line_width=10**6)
+def _warn_of_acceptance(moves: Sequence[Move], before: State, after: State) -> None:
+    """Tell of random walks whose steps are far too large or too small."""
+    for m, move in enumerate(moves):
+        proposed = after.proposed[m] - before.proposed[m]
+        if move.factor is None or proposed < _STEPS_TO_JUDGE:
+            continue
+        rates = (after.accepted[:, m] - before.accepted[:, m]) / proposed
+        for wrong, much, how in (
+            (rates < _LEAST_ACCEPTED, "less than 1 %", "too large"),
+            (rates > _MOST_ACCEPTED, "more than 95 %", "too small, or the density flat"),
+        ):
+            if wrong.any():
+                warnings.warn(
+                    f"{name_chains(np.flatnonzero(wrong)).capitalize()} accepted {much} of the candidates of "
+                    f"{move.name}: its steps are {how}. Change their covariance, or let RandomWalk adapt in a longer "
+                    "warm-up.",
+                    RuntimeWarning,
+                    stacklevel=4,
+                )

@@ -1,6 +1,7 @@
-"""From a user's log-density, or a `Mixture`, to the one kind of function that the chain kernel calls."""
+"""From a user's log-density, or a `Mixture`, to the one kind of function that the loop over chains calls."""
 
 import functools
+import logging
 import math
 import re
 from collections.abc import Callable, Iterator
@@ -16,32 +17,50 @@ from numba.core.errors import NumbaError
 from numba.core.registry import cpu_target
 from numba.extending import intrinsic
 
-from fastgmm.kernels._jit import COMPILED, SUMS, kernel
-from fastgmm.kernels.chain import LOG_DENSITY
+from fastgmm.kernels import lanes as kernels
+from fastgmm.kernels._jit import COMPILED, TILE_ROWS, TILE_STRIDE, kernel_with_signature
+from fastgmm.kernels.chain import DENSITY
+from fastgmm.kernels.products import pack_triangle
 from fastgmm.mixture import Mixture
+
+logger = logging.getLogger("fastgmm")
 
 # What Numba computes with: no halves, long doubles, objects, text or dates.
 _DTYPES = frozenset(np.dtype(code) for code in "?bhilqBHILQfdFD")
 _MOST_REASON = 600  # characters of Numba's explanation that are shown
 
+# Packed are: the number of dimensions; the lane that is being asked, -1 where all are at once; the arguments' values
+# and the addresses and shapes of arrays; and as many words of scratch as the density needs.
+_DIMENSIONS, LANE, _FIRST_WORD = 0, 1, 2
+
 
 class Target(NamedTuple):
-    """A log-density `function(x, packed) -> float` and what it needs to stay alive."""
+    """A log-density of type `fastgmm.kernels.chain.DENSITY` and what it needs to stay alive."""
 
-    function: Callable[[np.ndarray, np.ndarray], float]
-    packed: np.ndarray  # (p,) int64: the arguments' values, and the addresses and shapes of arrays
-    plain: Callable[[np.ndarray], Any] | None  # the same in plain Python, for a dry run; None if there is no need
+    function: Callable[[np.ndarray, int, np.ndarray, np.ndarray], None]
+    words: np.ndarray  # (p,) int64
+    scratch: Callable[[int], int]  # words of scratch for so many dimensions
+    plain: Callable[[np.ndarray], Any] | None  # the same for one point in plain Python, for a dry run; None if needless
     name: str
-    keep: tuple[Any, ...]  # the arrays whose addresses `packed` holds
+    keep: tuple[Any, ...]  # the arrays whose addresses `words` holds
+    together: bool  # whether lanes are worked on in vectors, so that a few cost as much as one
+
+    def pack(self, dimensions: int) -> np.ndarray:
+        """Return what the function takes as `packed`: one for every group, as it holds scratch."""
+        packed = np.zeros(_FIRST_WORD + len(self.words) + self.scratch(dimensions), dtype=np.int64)
+        packed[_DIMENSIONS] = dimensions
+        packed[LANE] = -1
+        packed[_FIRST_WORD : _FIRST_WORD + len(self.words)] = self.words
+        return packed
 
 
-def make_target(target: Any, args: tuple[Any, ...]) -> Target:
-    """Check `target` and its `args`, and compile the adapter that the chain kernel calls.
+def make_target(target: Any, args: tuple[Any, ...], vectorized: bool = False) -> Target:
+    """Check `target` and its `args`, and compile the adapter that the loop calls.
 
     Raises
     ------
     TypeError
-        If `target` is neither a compiled function nor a `Mixture`, does not compile for these arguments, or returns
+        If `target` is neither a function nor a `Mixture`, does not compile for these arguments, or returns
         something other than a real number; or if an argument is of a kind that cannot be handed on.
     """
     if isinstance(target, Mixture):
@@ -51,11 +70,11 @@ def make_target(target: Any, args: tuple[Any, ...]) -> Target:
     if not isinstance(args, tuple):
         raise TypeError(f"args must be a tuple, e.g. args=(data,), but is of type {type(args).__name__}.")
     values = tuple(_checked_argument(value, f"args[{i}]") for i, value in enumerate(args))
+    if not callable(target):
+        raise TypeError(f"The target must be a function of a 1-D array or a Mixture, not {type(target).__name__}.")
     if not COMPILED:
-        return _plain_target(target, values)
-    if not isinstance(target, Dispatcher):
-        raise TypeError(_not_compiled_message(target))
-    return _compiled_target(target, values)
+        return _plain_target(target, values, vectorized)
+    return _compiled_target(_compiled(target), values, vectorized)
 
 
 def function_name(target: Any) -> str:
@@ -63,69 +82,146 @@ def function_name(target: Any) -> str:
     return str(getattr(target, "__name__", type(target).__name__))
 
 
-def _not_compiled_message(target: Any) -> str:
-    if callable(target):
-        return (
-            f"The target {function_name(target)!r} is a plain Python function; decorate it with numba.njit, "
-            f"e.g. `target = numba.njit({function_name(target)})`."
-        )
-    return f"The target must be a numba.njit function of a 1-D array or a Mixture, not {type(target).__name__}."
+@functools.lru_cache(maxsize=64)
+def _compiled(target: Any) -> Any:
+    """The target itself, or what Numba makes of a plain Python function."""
+    if isinstance(target, Dispatcher):
+        return target
+    name = function_name(target)
+    try:
+        compiled = numba.njit(target)
+    except Exception:  # of classes with __call__, of functions written in C
+        raise TypeError(
+            f"The target {name!r} is of type {type(target).__name__}, which Numba does not compile; write it as a "
+            "Python function of a 1-D array."
+        ) from None
+    logger.info("The log-density %r is a plain Python function and was compiled with numba.njit.", name)
+    return compiled
 
 
-def _plain_target(target: Any, values: tuple[Any, ...]) -> Target:
+def _plain_target(target: Any, values: tuple[Any, ...], vectorized: bool) -> Target:
     """Close over the arguments: without compilation there is nothing to pack."""
-    if not callable(target):
-        raise TypeError(_not_compiled_message(target))
     function = getattr(target, "py_func", target)
     name = function_name(function)
 
-    def adapter(x: np.ndarray, packed: np.ndarray) -> float:
-        value = function(x, *values)
-        if not isinstance(value, (int, float, np.integer, np.floating)):
-            raise TypeError(_return_message(name, type(value).__name__))
-        return float(value)
+    def one(x: np.ndarray) -> Any:
+        return function(x, *values)
 
-    return Target(adapter, np.zeros(0, dtype=np.int64), lambda x: function(x, *values), name, values)
+    def many(points: np.ndarray) -> np.ndarray:
+        out = np.full(points.shape[1], np.nan)
+        function(points, out, *values)
+        return out
+
+    def of_each_lane(x: np.ndarray, lanes: int, out: np.ndarray, packed: np.ndarray) -> None:
+        for i in range(lanes):
+            packed[LANE] = i
+            value = one(_rows(x, lanes)[:, i].copy())
+            if not isinstance(value, (int, float, np.integer, np.floating)):
+                raise TypeError(_return_message(name, type(value).__name__))
+            out[i] = value
+
+    def of_all_lanes(x: np.ndarray, lanes: int, out: np.ndarray, packed: np.ndarray) -> None:
+        out[:lanes] = many(np.ascontiguousarray(_rows(x, lanes)))
+
+    none = np.zeros(0, dtype=np.int64)
+    if vectorized:
+        return Target(of_all_lanes, none, lambda d: 0, _first_of(many), name, values, True)
+    return Target(of_each_lane, none, lambda d: 0, one, name, values, False)
 
 
-def _compiled_target(target: Any, values: tuple[Any, ...]) -> Target:
+def _rows(x: np.ndarray, lanes: int) -> np.ndarray:
+    return x.reshape(-1, TILE_STRIDE)[:, :lanes]
+
+
+def _first_of(many: Callable[[np.ndarray], np.ndarray]) -> Callable[[np.ndarray], Any]:
+    """A batch density of one point; what it does to that is done to the point."""
+
+    def one(x: np.ndarray) -> Any:
+        return many(x[:, None])[0]
+
+    return one
+
+
+def _compiled_target(target: Any, values: tuple[Any, ...], vectorized: bool) -> Target:
     argument_types = types.Tuple([numba.typeof(value) for value in values])
+    words, name = _packed(values), function_name(target)
+    if vectorized:
+        adapter = _compile_batch_adapter(target, argument_types)
+
+        def many(points: np.ndarray) -> np.ndarray:
+            out = np.full(points.shape[1], np.nan)
+            target.py_func(points, out, *values)
+            return out
+
+        return Target(adapter, words, lambda d: d * TILE_ROWS, _first_of(many), name, values, True)
     adapter = _compile_adapter(target, argument_types)
-    return Target(adapter, _packed(values), lambda x: target.py_func(x, *values), function_name(target), values)
+    return Target(adapter, words, lambda d: d, lambda x: target.py_func(x, *values), name, values, False)
 
 
 @functools.lru_cache(maxsize=64)
 def _compile_adapter(target: Any, argument_types: Any) -> Any:
-    """Compile the function that rebuilds the arguments and calls `target`.
+    """Compile the loop that rebuilds the arguments and calls `target` for each lane.
 
-    This happens in every process, and is small: the loop that calls the adapter is the same for every density and
-    comes from the disk cache.
+    This happens in every process, and is small: the loop over steps is the same for every density and comes from the
+    disk cache. The density sees a copy of the lane, so one that writes to its argument cannot move the chain.
     """
     name = function_name(target)
-    _check_signature(target, name, argument_types)
-    unpack = _unpacker(argument_types)
+    _check_signature(target, name, (types.float64[::1], *argument_types), vectorized=False)
+    unpack, first = _unpacker(argument_types), _FIRST_WORD + _count_words(argument_types)
 
-    def adapter(x: np.ndarray, packed: np.ndarray) -> float:
-        return target(x, *unpack(packed))
+    def adapter(x: np.ndarray, lanes: int, out: np.ndarray, packed: np.ndarray) -> None:
+        d = packed[_DIMENSIONS]
+        arguments = unpack(packed)
+        point = packed[first : first + d].view(np.float64)
+        for i in range(lanes):
+            packed[LANE] = i
+            for j in range(d):
+                point[j] = x[j * TILE_STRIDE + i]
+            out[i] = target(point, *arguments)
 
+    return _compile(adapter, name)
+
+
+@functools.lru_cache(maxsize=64)
+def _compile_batch_adapter(target: Any, argument_types: Any) -> Any:
+    """Compile what rebuilds the arguments and calls `target` once for all lanes, on a copy of shape (d, lanes)."""
+    name = function_name(target)
+    vectors = (types.float64[:, ::1], types.float64[::1])
+    _check_signature(target, name, (*vectors, *argument_types), vectorized=True)
+    unpack, first = _unpacker(argument_types), _FIRST_WORD + _count_words(argument_types)
+
+    def adapter(x: np.ndarray, lanes: int, out: np.ndarray, packed: np.ndarray) -> None:
+        d = packed[_DIMENSIONS]
+        points = packed[first : first + d * lanes].view(np.float64)
+        for j in range(d):
+            for i in range(lanes):
+                points[j * lanes + i] = x[j * TILE_STRIDE + i]
+        out[:lanes] = np.nan  # so that what the density forgets to set is found out
+        target(points.reshape((d, lanes)), out[:lanes], *unpack(packed))
+
+    return _compile(adapter, name)
+
+
+def _compile(adapter: Callable[..., None], name: str) -> Any:
     try:
-        return numba.njit(LOG_DENSITY.signature, nogil=True)(adapter)
+        return numba.njit(DENSITY.signature, nogil=True)(adapter)
     except NumbaError as error:
         raise TypeError(_compile_message(name, error)) from None
 
 
-def _check_signature(target: Any, name: str, argument_types: Any) -> None:
+def _check_signature(target: Any, name: str, argument_types: tuple[Any, ...], *, vectorized: bool) -> None:
     """Compile the user's function and refuse what it returns if it is not a real number."""
     context = cpu_target.typing_context
     context.refresh()
     try:
-        signature = context.resolve_function_type(types.Dispatcher(target), (types.float64[::1], *argument_types), {})
+        signature = context.resolve_function_type(types.Dispatcher(target), argument_types, {})
     except Exception as error:  # Numba's own, and others, such as TypeError where the number of arguments is wrong
-        raise TypeError(_compile_message(name, error)) from None
+        raise TypeError(_compile_message(name, error, vectorized)) from None
     if signature is None:
-        raise TypeError(_compile_message(name, TypeError("its declared signatures do not fit these arguments")))
+        error = TypeError("its declared signatures do not fit these arguments")
+        raise TypeError(_compile_message(name, error, vectorized))
     returned = signature.return_type
-    if not isinstance(returned, (types.Float, types.Integer, types.IntegerLiteral)):
+    if not vectorized and not isinstance(returned, (types.Float, types.Integer, types.IntegerLiteral)):
         raise TypeError(_return_message(name, str(returned)))
 
 
@@ -144,7 +240,7 @@ def _return_message(name: str, returned: str) -> str:
     return f"The log-density {name!r} must return one real number but returns {returned}{hint}."
 
 
-def _compile_message(name: str, error: Exception) -> str:
+def _compile_message(name: str, error: Exception, vectorized: bool = False) -> str:
     """Say in one paragraph why Numba refused: its text, less the parts that are about Numba."""
     text = re.sub(r"\x1b\[[0-9;]*m", "", str(error))
     where = re.findall(r'File "([^"]+)", line (\d+)', text)
@@ -155,7 +251,8 @@ def _compile_message(name: str, error: Exception) -> str:
     if len(reason) > _MOST_REASON:
         reason = reason[:_MOST_REASON].rsplit(" ", 1)[0] + " ..."
     place = f" (line {where[-1][1]} of {where[-1][0]})" if where else ""
-    return f"The log-density {name!r} does not compile for a 1-D float64 array and these args{place}: {reason}"
+    given = "points (d, W) and out (W,)" if vectorized else "a 1-D float64 array"
+    return f"The log-density {name!r} does not compile for {given} and these args{place}: {reason}"
 
 
 def _checked_argument(value: Any, name: str) -> Any:
@@ -197,6 +294,15 @@ def _words(value: Any) -> Iterator[int]:
         yield _bits(value)
 
 
+def _count_words(kind: Any) -> int:
+    """How many words an argument of this type takes."""
+    if isinstance(kind, types.BaseTuple):
+        return sum(_count_words(item) for item in kind.types)
+    if isinstance(kind, types.Array):
+        return 1 + int(kind.ndim)
+    return 2 if isinstance(kind, types.Complex) else 1
+
+
 def _bits(value: Any) -> int:
     return int(np.float64(value).view(np.uint64))
 
@@ -208,7 +314,7 @@ def _unpacker(argument_types: Any) -> Any:
     def unpack(typing_context: Any, packed: Any) -> Any:
         def codegen(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
             words = context.make_array(signature.args[0])(context, builder, arguments[0]).data
-            value, _ = _read(context, builder, argument_types, words, 0)
+            value, _ = _read(context, builder, argument_types, words, _FIRST_WORD)
             return value
 
         return argument_types(packed), codegen
@@ -264,54 +370,55 @@ def _read_array(context: Any, builder: Any, kind: Any, words: Any, place: int) -
     return array._getvalue(), place + 1 + kind.ndim
 
 
-_VECTOR = types.Array(types.float64, 1, "C")
-_read_mixture = _unpacker(
-    types.Tuple([_VECTOR, types.Array(types.float64, 2, "C"), types.Array(types.float64, 3, "C")])
-)
+# Where the packed values of a mixture are.
+_FORM, _COMPONENTS, _CONSTANTS, _MEANS, _FACTORS, _FACTOR_LENGTH = range(_FIRST_WORD, _FIRST_WORD + 6)
+_MIXTURE_WORDS = 6
 
 
-@kernel(flags=SUMS)  # a third faster at d = 20, the same at d = 2
-def mixture_log_density(x: np.ndarray, constants: np.ndarray, means: np.ndarray, factors: np.ndarray) -> float:
-    """Evaluate `log Σ_c exp(constants[c] - |F_c (x - μ_c)|² / 2)` with one exponential per component.
-
-    `constants` (k,) holds log weights and log-determinants, `factors` (k, d, d) the lower triangular inverses of
-    the covariances' Cholesky factors.
-    """
-    # k components, d dimensions
-    k, d = means.shape
-    largest = -np.inf
-    total = 0.0
-    for c in range(k):
-        square = 0.0
-        for i in range(d):
-            z = 0.0
-            for j in range(i + 1):
-                z += factors[c, i, j] * (x[j] - means[c, j])
-            square += z * z
-        term = constants[c] - 0.5 * square
-        # The sum is kept relative to the largest term so far: no second pass, no array of terms.
-        if term > largest:
-            total = total * math.exp(largest - term) + 1.0
-            largest = term
-        elif term > -np.inf:
-            total += math.exp(term - largest)
-    return largest + math.log(total) if total > 0.0 else -np.inf
+def _mixture_density(x: np.ndarray, lanes: int, out: np.ndarray, packed: np.ndarray) -> None:
+    d, k = packed[_DIMENSIONS], packed[_COMPONENTS]
+    kernels.mixture_log_densities(
+        packed[_FORM],
+        kernels.floats_at(packed[_CONSTANTS], k),
+        kernels.floats_at(packed[_MEANS], k * d),
+        kernels.floats_at(packed[_FACTORS], k * packed[_FACTOR_LENGTH]),
+        x,
+        lanes,
+        out,
+        packed[_FIRST_WORD + _MIXTURE_WORDS :].view(np.float64),
+    )
 
 
-@kernel
-def _mixture_adapter(x: np.ndarray, packed: np.ndarray) -> float:
-    constants, means, factors = _read_mixture(packed)
-    return mixture_log_density(x, constants, means, factors)
+@functools.cache
+def _mixture_function() -> Any:
+    return kernel_with_signature(_mixture_density, DENSITY.signature)
+
+
+_FORMS = {"full": kernels.FULL, "tied": kernels.FULL, "diag": kernels.DIAGONAL, "spherical": kernels.ISOTROPIC}
+
+
+def mixture_factors(mixture: Mixture) -> tuple[int, np.ndarray, np.ndarray, np.ndarray]:
+    """Return form, constants, means and factors of a mixture as `mixture_log_densities` takes them."""
+    form = _FORMS[mixture.covariance_type]
+    k, d = mixture.means.shape
+    dense = mixture.factors_dense
+    log_determinants = np.log(np.diagonal(dense, axis1=1, axis2=2)).sum(axis=1)
+    with np.errstate(divide="ignore"):  # a component of weight 0 has no say
+        constants = np.log(mixture.weights) + log_determinants - 0.5 * d * math.log(2 * math.pi)
+    factors = np.zeros((k, kernels.factor_size(form, d)))
+    if form == kernels.FULL:
+        for c in range(k):
+            pack_triangle(np.ascontiguousarray(dense[c]), factors[c])
+    else:
+        diagonals = np.diagonal(dense, axis1=1, axis2=2)
+        factors[:] = diagonals if form == kernels.DIAGONAL else diagonals[:, :1]
+    return form, constants, np.ascontiguousarray(mixture.means).ravel().copy(), factors.ravel()
 
 
 def _mixture_target(mixture: Mixture) -> Target:
-    factors = np.ascontiguousarray(mixture.factors_dense, dtype=np.float64)
-    means = np.ascontiguousarray(mixture.means, dtype=np.float64)
-    d = means.shape[1]
-    log_determinants = np.log(np.diagonal(factors, axis1=1, axis2=2)).sum(axis=1)
-    with np.errstate(divide="ignore"):  # a component of weight 0 has no say
-        constants = np.log(mixture.weights) + log_determinants - 0.5 * d * math.log(2 * math.pi)
-    values = (np.ascontiguousarray(constants, dtype=np.float64), means, factors)
-    if not COMPILED:
-        return Target(lambda x, packed: mixture_log_density(x, *values), np.zeros(0, np.int64), None, "Mixture", values)
-    return Target(_mixture_adapter, _packed(values), None, "Mixture", values)
+    form, *arrays = mixture_factors(mixture)
+    k, d = mixture.means.shape
+    addresses = [array.ctypes.data for array in arrays]
+    words = np.array([form, k, *addresses, kernels.factor_size(form, d)], dtype=np.int64)
+    scratch = kernels.mixture_work(k, d) * TILE_STRIDE
+    return Target(_mixture_function(), words, lambda d: scratch, None, "Mixture", tuple(arrays), True)

@@ -1,0 +1,368 @@
+"""The log-density of a Gaussian mixture for chains in lanes: few points, each a lane, again and again.
+
+The passes over data work on tiles of TILE_ROWS rows and may choose expanded squares; here distances are always taken
+from the means, by strips of four vectors of lanes and then single vectors, with the same bits in both. Every lane's
+arithmetic is in a fixed order: squares row by row, the sum over components in their order.
+"""
+
+import ctypes
+from typing import Any
+
+import numpy as np
+from numba import types
+from numba.core import cgutils
+from numba.extending import intrinsic
+
+from fastgmm.kernels._jit import COMPILED, SEPARATE, TILE_STRIDE, VECTOR_BYTES, kernel
+from fastgmm.kernels.elementary import log_of_normal
+from fastgmm.kernels.math import exp
+from fastgmm.kernels.products import make_square_strip, make_subtract_strip, next_height, packed_triangle_size
+from fastgmm.kernels.softmax import emit_exp
+from fastgmm.kernels.vectors import INDEX, rows_of, void_intrinsic
+
+# k components, d dimensions
+
+LANES = VECTOR_BYTES // 8
+_WIDE = 4  # vectors of a strip
+
+# Which factors a mixture has: triangles packed by `pack_triangle`; d of a component; one of a component.
+FULL, DIAGONAL, ISOTROPIC = 0, 1, 2
+
+
+def _make_floats_at():
+    def floats_at(address, count):
+        """The array of `count` float64 at an address, which somebody else keeps alive."""
+        return np.ctypeslib.as_array((ctypes.c_double * int(count)).from_address(int(address)))
+
+    def typed(typing_context, address, count):
+        array = types.float64[::1]
+
+        def generate(context, builder, signature, values):
+            made = context.make_array(array)(context, builder)
+            context.populate_array(
+                made,
+                data=builder.inttoptr(values[0], made.data.type),
+                shape=[values[1]],
+                strides=[INDEX(8)],
+                itemsize=INDEX(8),
+                meminfo=None,
+            )
+            return made._getvalue()
+
+        return array(types.int64, types.int64), generate
+
+    return intrinsic(typed) if COMPILED else floats_at
+
+
+floats_at = _make_floats_at()
+
+
+def _make_rest():
+    def rest(array, first):
+        """array[first:], borrowed: a slice would count references, 10 ns each."""
+        return array[first:]
+
+    def typed(typing_context, array, first):
+        kind = types.Array(array.dtype, 1, "C")
+
+        def generate(context, builder, signature, values):
+            given = context.make_array(signature.args[0])(context, builder, values[0])
+            made = context.make_array(kind)(context, builder)
+            size = context.get_constant(types.intp, context.get_abi_sizeof(context.get_data_type(kind.dtype)))
+            context.populate_array(
+                made,
+                data=builder.gep(given.data, [values[1]]),
+                shape=[builder.sub(cgutils.unpack_tuple(builder, given.shape)[0], values[1])],
+                strides=[size],
+                itemsize=size,
+                meminfo=None,
+            )
+            return made._getvalue()
+
+        return kind(array, types.intp), generate
+
+    return intrinsic(typed) if COMPILED else rest
+
+
+rest = _make_rest()
+
+
+def _make_diagonal_strip(vectors: int) -> Any:
+    def diagonal_strip(factors, means, x, d, out):
+        """out = Σ_p (factors[p] (x[p] - means[p]))² on one strip."""
+        width = vectors * LANES
+        deviations = factors[:d, None] * (rows_of(x, d, width) - means[:d, None])
+        out[:width] = (deviations**2).sum(axis=0)
+
+    def emit(e, factors, means, x, d, out):
+        sums = [e.variable(e.zeros()) for _ in range(vectors)]
+        with cgutils.for_range(e.builder, d) as loop:
+            mean, factor = e.broadcast(means, loop.index), e.broadcast(factors, loop.index)
+            at = e.builder.mul(loop.index, INDEX(TILE_STRIDE))
+            for v in range(vectors):
+                feature = e.load(x, e.builder.add(at, INDEX(v * e.lanes)))
+                y = e.builder.fmul(factor, e.builder.fsub(feature, mean))
+                e.builder.store(e.multiply_add(y, y, e.builder.load(sums[v])), sums[v])
+        for v in range(vectors):
+            e.store(e.builder.load(sums[v]), out, v * e.lanes)
+
+    def typed(typing_context, factors, means, x, d, out):
+        return void_intrinsic(emit, factors, means, x, d, out)
+
+    return intrinsic(typed) if COMPILED else diagonal_strip
+
+
+def _make_distance_strip(vectors: int) -> Any:
+    def distance_strip(factor, means, x, d, out):
+        """out = (factor |x - mean|)² on one strip; `factor` has one entry."""
+        width = vectors * LANES
+        out[:width] = (factor[0] * factor[0]) * ((rows_of(x, d, width) - means[:d, None]) ** 2).sum(axis=0)
+
+    def emit(e, factor, means, x, d, out):
+        sums = [e.variable(e.zeros()) for _ in range(vectors)]
+        with cgutils.for_range(e.builder, d) as loop:
+            mean = e.broadcast(means, loop.index)
+            at = e.builder.mul(loop.index, INDEX(TILE_STRIDE))
+            for v in range(vectors):
+                y = e.builder.fsub(e.load(x, e.builder.add(at, INDEX(v * e.lanes))), mean)
+                e.builder.store(e.multiply_add(y, y, e.builder.load(sums[v])), sums[v])
+        scale = e.broadcast(factor, 0)
+        square = e.builder.fmul(scale, scale)
+        for v in range(vectors):
+            e.store(e.builder.fmul(square, e.builder.load(sums[v])), out, v * e.lanes)
+
+    def typed(typing_context, factor, means, x, d, out):
+        return void_intrinsic(emit, factor, means, x, d, out)
+
+    return intrinsic(typed) if COMPILED else distance_strip
+
+
+def _make_walk_strip(vectors: int) -> Any:
+    def walk_strip(factor, own, stride, noise, x, r, out):
+        """out[r] = x[r] + Σ_j L[r, j] noise[j] over j <= r on one strip; entries are strips if `own`, else numbers."""
+        width = vectors * LANES
+        total = x[r * TILE_STRIDE : r * TILE_STRIDE + width].copy()
+        for j in range(r + 1):
+            entry = factor[j * stride : j * stride + width] if own else factor[j]
+            total += entry * noise[j * TILE_STRIDE : j * TILE_STRIDE + width]
+        out[r * TILE_STRIDE : r * TILE_STRIDE + width] = total
+
+    def emit(e, factor, own, stride, noise, x, r, out):
+        b = e.builder
+        row = b.mul(r, INDEX(TILE_STRIDE))
+        places = [b.add(row, INDEX(v * e.lanes)) for v in range(vectors)]
+        sums = [e.variable(e.load(x, place)) for place in places]
+        end = b.add(r, INDEX(1))
+
+        def add(entries, j):
+            at = b.mul(j, INDEX(TILE_STRIDE))
+            for v, sum_ in enumerate(sums):
+                z = e.load(noise, b.add(at, INDEX(v * e.lanes)))
+                b.store(e.multiply_add(entries(v), z, b.load(sum_)), sum_)
+
+        with b.if_else(b.icmp_signed("!=", own, INDEX(0))) as (each, all_):
+            with each, cgutils.for_range(b, end) as loop:
+                first = b.mul(loop.index, stride)
+                add(lambda v: e.load(factor, b.add(first, INDEX(v * e.lanes))), loop.index)
+            with all_, cgutils.for_range(b, end) as loop:
+                entry = e.broadcast(factor, loop.index)
+                add(lambda v: entry, loop.index)
+        for place, sum_ in zip(places, sums, strict=True):
+            e.store(b.load(sum_), out, place)
+
+    def typed(typing_context, factor, own, stride, noise, x, r, out):
+        return void_intrinsic(emit, factor, own, stride, noise, x, r, out)
+
+    return intrinsic(typed) if COMPILED else walk_strip
+
+
+def _make_sum_strip(vectors: int) -> Any:
+    def sum_strip(constants, k, squares, largest, total):
+        """Set the largest t_c = constants[c] - squares[c] / 2 and Σ_c exp(t_c - largest) of a strip."""
+        width = vectors * LANES
+        terms = constants[:k, None] - 0.5 * rows_of(squares, k, width)
+        top = np.full(width, -np.inf)
+        for term in terms:
+            top = np.where(term > top, term, top)
+        with np.errstate(invalid="ignore"):
+            differences = terms - top
+        largest[:width] = top
+        total[:width] = exp(differences).sum(axis=0)
+
+    def emit(e, constants, k, squares, largest, total):
+        b = e.builder
+        tops = [e.variable(e.constant(-np.inf)) for _ in range(vectors)]
+        half = e.constant(-0.5)
+        with cgutils.for_range(b, k) as loop:
+            constant, offset = e.broadcast(constants, loop.index), b.mul(loop.index, INDEX(TILE_STRIDE))
+            for v, top in enumerate(tops):
+                at = b.add(offset, INDEX(v * e.lanes))
+                term = e.multiply_add(e.load(squares, at), half, constant)
+                e.store(term, squares, at)
+                b.store(e.larger(term, b.load(top)), top)
+        sums = [e.variable(e.zeros()) for _ in range(vectors)]
+        with cgutils.for_range(b, k) as loop:
+            offset = b.mul(loop.index, INDEX(TILE_STRIDE))
+            places = [b.add(offset, INDEX(v * e.lanes)) for v in range(vectors)]
+            differences = [b.fsub(e.load(squares, at), b.load(top)) for at, top in zip(places, tops, strict=True)]
+            for value, sum_ in zip(emit_exp(e, differences), sums, strict=True):
+                b.store(b.fadd(b.load(sum_), value), sum_)
+        for v, (top, sum_) in enumerate(zip(tops, sums, strict=True)):
+            e.store(b.load(top), largest, v * e.lanes)
+            e.store(b.load(sum_), total, v * e.lanes)
+
+    def typed(typing_context, constants, k, squares, largest, total):
+        return void_intrinsic(emit, constants, k, squares, largest, total)
+
+    return intrinsic(typed) if COMPILED else sum_strip
+
+
+_subtract_wide, _subtract_narrow = (make_subtract_strip(vectors) for vectors in (_WIDE, 1))
+_square_1_wide, _square_2_wide, _square_3_wide = (make_square_strip(height, _WIDE) for height in (1, 2, 3))
+_square_1_narrow, _square_2_narrow, _square_3_narrow = (make_square_strip(height, 1) for height in (1, 2, 3))
+_diagonal_wide, _diagonal_narrow = (_make_diagonal_strip(vectors) for vectors in (_WIDE, 1))
+_distance_wide, _distance_narrow = (_make_distance_strip(vectors) for vectors in (_WIDE, 1))
+_walk_wide, _walk_narrow = (_make_walk_strip(vectors) for vectors in (_WIDE, 1))
+_sum_wide, _sum_narrow = (_make_sum_strip(vectors) for vectors in (_WIDE, 1))
+
+
+@kernel
+def _square_wide(height, factor, x, count, out):
+    if height == 3:
+        _square_3_wide(factor, x, count, out)
+    elif height == 2:
+        _square_2_wide(factor, x, count, out)
+    else:
+        _square_1_wide(factor, x, count, out)
+
+
+@kernel
+def _square_narrow(height, factor, x, count, out):
+    if height == 3:
+        _square_3_narrow(factor, x, count, out)
+    elif height == 2:
+        _square_2_narrow(factor, x, count, out)
+    else:
+        _square_1_narrow(factor, x, count, out)
+
+
+@kernel
+def _add_triangle(wide, factor, x, d, out):
+    """out += |F x|² on a strip."""
+    at = r = 0
+    while r < d:
+        height = next_height(d - r)
+        count = r + height
+        if wide:
+            _square_wide(height, rest(factor, at), x, count, out)
+        else:
+            _square_narrow(height, rest(factor, at), x, count, out)
+        at += height * count
+        r += height
+
+
+@kernel
+def _square_strip(wide, form, factors, means, k, d, x, squares, work):
+    """Squared distances of a strip of lanes from all components."""
+    size = len(factors) // k
+    for c in range(k):
+        factor, mean, out = rest(factors, c * size), rest(means, c * d), rest(squares, c * TILE_STRIDE)
+        if form == FULL:
+            for i in range((_WIDE if wide else 1) * LANES):
+                out[i] = 0.0
+            if wide:
+                _subtract_wide(x, mean, d, work)
+            else:
+                _subtract_narrow(x, mean, d, work)
+            _add_triangle(wide, factor, work, d, out)
+        elif form == DIAGONAL:
+            if wide:
+                _diagonal_wide(factor, mean, x, d, out)
+            else:
+                _diagonal_narrow(factor, mean, x, d, out)
+        elif wide:
+            _distance_wide(factor, mean, x, d, out)
+        else:
+            _distance_narrow(factor, mean, x, d, out)
+
+
+@kernel
+def squared_distances(form, factors, means, k, d, x, lanes, squares, work):
+    """squares_c = |F_c (x - μ_c)|² of all components; `work` holds d features."""
+    i = 0
+    while i < lanes:
+        wide = lanes - i > 2 * LANES
+        _square_strip(wide, form, factors, means, k, d, x[i:], squares[i:], work)
+        i += _WIDE * LANES if wide else LANES
+
+
+@kernel(flags=SEPARATE)
+def _finish(largest, total, lanes, out):
+    """out = largest + log total; -inf where squares overflow, which leaves a total that is no number."""
+    for i in range(lanes):
+        value = largest[i] + log_of_normal(total[i])
+        out[i] = value if total[i] < np.inf else -np.inf
+
+
+def mixture_work(k: int, d: int) -> int:
+    """Features of `work` that `mixture_log_densities` needs."""
+    return k + d + 2
+
+
+@kernel
+def mixture_log_densities(form, constants, means, factors, x, lanes, out, work):
+    """out[i] = log Σ_c exp(constants[c] - |F_c (x_i - μ_c)|² / 2) for the lanes of feature-major x.
+
+    `constants` (k,) holds log weights and log-determinants; `means` (k * d) and `factors` are flat.
+    """
+    k = len(constants)
+    d = len(means) // k
+    squares, deviations = work, rest(work, k * TILE_STRIDE)
+    largest = rest(work, (k + d) * TILE_STRIDE)
+    total = rest(work, (k + d + 1) * TILE_STRIDE)
+    i = 0
+    while i < lanes:
+        # Two single vectors cost as much as a strip of four.
+        wide = lanes - i > 2 * LANES
+        _square_strip(wide, form, factors, means, k, d, rest(x, i), rest(squares, i), deviations)
+        if wide:
+            _sum_wide(constants, k, rest(squares, i), rest(largest, i), rest(total, i))
+            i += _WIDE * LANES
+        else:
+            _sum_narrow(constants, k, rest(squares, i), rest(largest, i), rest(total, i))
+            i += LANES
+    _finish(largest, total, lanes, out)
+
+
+def factor_size(form: int, d: int) -> int:
+    """Length of a component's factor."""
+    return packed_triangle_size(d) if form == FULL else d if form == DIAGONAL else 1
+
+
+# Lanes by which the entries of triangles of one's own are apart: whole vectors of any width.
+_WHOLE = 8
+
+
+@kernel
+def triangle_stride(lanes):
+    """From an entry of all lanes' triangles to the next."""
+    return (lanes + _WHOLE - 1) // _WHOLE * _WHOLE
+
+
+@kernel
+def walk(factor, own, d, lanes, noise, x, candidate):
+    """candidate = x + L noise; L[e] of lane i is factor[e * triangle_stride(lanes) + i] if `own`, else factor[e].
+
+    Rows of L one after the other, each from the left.
+    """
+    stride = triangle_stride(lanes) if own else 1
+    for i in range(0, lanes - lanes % (_WIDE * LANES), _WIDE * LANES):
+        entry = i if own else 0
+        for r in range(d):
+            _walk_wide(rest(factor, entry), own, stride, rest(noise, i), rest(x, i), r, rest(candidate, i))
+            entry += (r + 1) * stride
+    for i in range(lanes - lanes % (_WIDE * LANES), lanes, LANES):
+        entry = i if own else 0
+        for r in range(d):
+            _walk_narrow(rest(factor, entry), own, stride, rest(noise, i), rest(x, i), r, rest(candidate, i))
+            entry += (r + 1) * stride
