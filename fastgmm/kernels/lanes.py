@@ -58,28 +58,23 @@ floats_at = _make_floats_at()
 
 
 def _make_rest():
-    def rest(array, first):
-        """array[first:], borrowed: a slice would count references, 10 ns each."""
-        return array[first:]
+    def rest(values, first):
+        """values[first:] of an array or of what this returns, as a mere pointer where compiled.
 
-    def typed(typing_context, array, first):
-        kind = types.Array(array.dtype, 1, "C")
+        Handing on slices would count references, 5 ns each, which is as much as the arithmetic between.
+        """
+        return values[first:]
 
-        def generate(context, builder, signature, values):
-            given = context.make_array(signature.args[0])(context, builder, values[0])
-            made = context.make_array(kind)(context, builder)
-            size = context.get_constant(types.intp, context.get_abi_sizeof(context.get_data_type(kind.dtype)))
-            context.populate_array(
-                made,
-                data=builder.gep(given.data, [values[1]]),
-                shape=[builder.sub(cgutils.unpack_tuple(builder, given.shape)[0], values[1])],
-                strides=[size],
-                itemsize=size,
-                meminfo=None,
-            )
-            return made._getvalue()
+    def typed(typing_context, values, first):
+        kind = types.CPointer(values.dtype)
 
-        return kind(array, types.intp), generate
+        def generate(context, builder, signature, arguments):
+            pointer = arguments[0]
+            if isinstance(signature.args[0], types.Array):
+                pointer = context.make_array(signature.args[0])(context, builder, pointer).data
+            return builder.gep(pointer, [arguments[1]])
+
+        return kind(values, types.intp), generate
 
     return intrinsic(typed) if COMPILED else rest
 
@@ -262,9 +257,8 @@ def _add_triangle(wide, factor, x, d, out):
 
 
 @kernel
-def _square_strip(wide, form, factors, means, k, d, x, squares, work):
+def _square_strip(wide, form, factors, size, means, k, d, x, squares, work):
     """Squared distances of a strip of lanes from all components."""
-    size = len(factors) // k
     for c in range(k):
         factor, mean, out = rest(factors, c * size), rest(means, c * d), rest(squares, c * TILE_STRIDE)
         if form == FULL:
@@ -284,6 +278,14 @@ def _square_strip(wide, form, factors, means, k, d, x, squares, work):
             _distance_wide(factor, mean, x, d, out)
         else:
             _distance_narrow(factor, mean, x, d, out)
+
+
+@kernel
+def _sum_strip(wide, constants, k, squares, largest, total):
+    if wide:
+        _sum_wide(constants, k, squares, largest, total)
+    else:
+        _sum_narrow(constants, k, squares, largest, total)
 
 
 @kernel(flags=SEPARATE)
@@ -307,21 +309,19 @@ def mixture_log_densities(form, constants, means, factors, x, lanes, out, work):
     """
     k = len(constants)
     d = len(means) // k
-    squares, deviations = work, rest(work, k * TILE_STRIDE)
+    size = len(factors) // k
+    constants, means, factors, x = rest(constants, 0), rest(means, 0), rest(factors, 0), rest(x, 0)
+    squares, deviations = rest(work, 0), rest(work, k * TILE_STRIDE)
     largest = rest(work, (k + d) * TILE_STRIDE)
     total = rest(work, (k + d + 1) * TILE_STRIDE)
     i = 0
     while i < lanes:
         # Two single vectors cost as much as a strip of four.
         wide = lanes - i > 2 * LANES
-        _square_strip(wide, form, factors, means, k, d, rest(x, i), rest(squares, i), deviations)
-        if wide:
-            _sum_wide(constants, k, rest(squares, i), rest(largest, i), rest(total, i))
-            i += _WIDE * LANES
-        else:
-            _sum_narrow(constants, k, rest(squares, i), rest(largest, i), rest(total, i))
-            i += LANES
-    _finish(largest, total, lanes, out)
+        _square_strip(wide, form, factors, size, means, k, d, rest(x, i), rest(squares, i), deviations)
+        _sum_strip(wide, constants, k, rest(squares, i), rest(largest, i), rest(total, i))
+        i += _WIDE * LANES if wide else LANES
+    _finish(largest, total, lanes, rest(out, 0))
 
 
 def factor_size(form: int, d: int) -> int:
@@ -346,6 +346,7 @@ def walk(factor, own, d, lanes, noise, x, candidate):
     Rows of L one after the other, each from the left.
     """
     stride = triangle_stride(lanes) if own else 1
+    factor, noise, x, candidate = rest(factor, 0), rest(noise, 0), rest(x, 0), rest(candidate, 0)
     for i in range(0, lanes - lanes % (_WIDE * LANES), _WIDE * LANES):
         entry = i if own else 0
         for r in range(d):
