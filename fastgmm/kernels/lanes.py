@@ -9,16 +9,26 @@ import ctypes
 from typing import Any
 
 import numpy as np
+from llvmlite import ir
 from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
-from fastgmm.kernels._jit import COMPILED, SEPARATE, TILE_STRIDE, VECTOR_BYTES, kernel
-from fastgmm.kernels.elementary import log_of_normal
+from fastgmm.kernels._jit import COMPILED, TILE_STRIDE, VECTOR_BYTES, kernel
+from fastgmm.kernels.elementary import (
+    LN2_HIGH,
+    LN2_LOW,
+    LOG_COEFFICIENTS,
+    MANTISSA_BITS,
+    ROUNDED,
+    ROUNDED_BIAS,
+    TWO,
+    TWO_LESS_ROOT,
+)
 from fastgmm.kernels.math import exp
 from fastgmm.kernels.products import make_square_strip, make_subtract_strip, next_height, packed_triangle_size
 from fastgmm.kernels.softmax import emit_exp
-from fastgmm.kernels.vectors import INDEX, rows_of, void_intrinsic
+from fastgmm.kernels.vectors import INDEX, Emitter, rows_of, void_intrinsic
 
 # k components, d dimensions
 
@@ -171,9 +181,46 @@ def _make_walk_strip(vectors: int) -> Any:
     return intrinsic(typed) if COMPILED else walk_strip
 
 
+def _emit_log(e: Emitter, arguments: list[ir.Value]) -> list[ir.Value]:
+    """`log_of_normal` of several vectors at once, step by step: the operations of one wait for each other."""
+    b = e.builder
+
+    def whole(value):
+        return ir.Constant(e.integers, [int(value)] * e.lanes)
+
+    def polynomial(x, highest, *lower):
+        values = [e.constant(highest)] * len(x)
+        for coefficient in lower:
+            values = [e.multiply_add(y, z, e.constant(coefficient)) for y, z in zip(values, x, strict=True)]
+        return values
+
+    bits = [b.bitcast(x, e.integers) for x in arguments]
+    biased = [b.lshr(b.add(x, whole(TWO_LESS_ROOT)), whole(MANTISSA_BITS)) for x in bits]
+    n = [b.fsub(b.bitcast(b.or_(x, whole(ROUNDED)), e.vector), e.constant(ROUNDED_BIAS)) for x in biased]
+    pairs = zip(bits, biased, strict=True)
+    m = [b.bitcast(b.sub(b.add(x, whole(TWO)), b.shl(y, whole(MANTISSA_BITS))), e.vector) for x, y in pairs]
+    f = [b.fsub(x, e.constant(1.0)) for x in m]
+    s = [b.fdiv(x, b.fadd(e.constant(2.0), x)) for x in f]
+    z = [b.fmul(x, x) for x in s]
+    w = [b.fmul(x, x) for x in z]
+    odd = polynomial(w, *reversed(LOG_COEFFICIENTS[::2]))
+    even = [b.fmul(x, y) for x, y in zip(w, polynomial(w, *reversed(LOG_COEFFICIENTS[1::2])), strict=True)]
+    half_squares = [b.fmul(b.fmul(e.constant(0.5), x), x) for x in f]
+    results = []
+    for v in range(len(arguments)):
+        series = b.fadd(half_squares[v], e.multiply_add(z[v], odd[v], even[v]))
+        small = e.multiply_add(s[v], series, b.fmul(n[v], e.constant(LN2_LOW)))
+        near = b.fsub(f[v], b.fsub(half_squares[v], small))
+        results.append(e.multiply_add(n[v], e.constant(LN2_HIGH), near))
+    return results
+
+
 def _make_sum_strip(vectors: int) -> Any:
-    def sum_strip(constants, k, squares, largest, total):
-        """Set the largest t_c = constants[c] - squares[c] / 2 and Σ_c exp(t_c - largest) of a strip."""
+    def sum_strip(constants, k, squares, out):
+        """out = log Σ_c exp(t_c), t_c = constants[c] - squares[c] / 2, on a strip.
+
+        Where squares overflow the sum is no number, and `out` is -inf.
+        """
         width = vectors * LANES
         terms = constants[:k, None] - 0.5 * rows_of(squares, k, width)
         top = np.full(width, -np.inf)
@@ -181,10 +228,10 @@ def _make_sum_strip(vectors: int) -> Any:
             top = np.where(term > top, term, top)
         with np.errstate(invalid="ignore"):
             differences = terms - top
-        largest[:width] = top
-        total[:width] = exp(differences).sum(axis=0)
+            total = exp(differences).sum(axis=0)
+            out[:width] = np.where(total < np.inf, top + np.log(total), -np.inf)
 
-    def emit(e, constants, k, squares, largest, total):
+    def emit(e, constants, k, squares, out):
         b = e.builder
         tops = [e.variable(e.constant(-np.inf)) for _ in range(vectors)]
         half = e.constant(-0.5)
@@ -202,12 +249,13 @@ def _make_sum_strip(vectors: int) -> Any:
             differences = [b.fsub(e.load(squares, at), b.load(top)) for at, top in zip(places, tops, strict=True)]
             for value, sum_ in zip(emit_exp(e, differences), sums, strict=True):
                 b.store(b.fadd(b.load(sum_), value), sum_)
-        for v, (top, sum_) in enumerate(zip(tops, sums, strict=True)):
-            e.store(b.load(top), largest, v * e.lanes)
-            e.store(b.load(sum_), total, v * e.lanes)
+        totals = [b.load(sum_) for sum_ in sums]
+        for v, (top, total, logarithm) in enumerate(zip(tops, totals, _emit_log(e, totals), strict=True)):
+            sound = b.fcmp_ordered("<", total, e.constant(np.inf))
+            e.store(b.select(sound, b.fadd(b.load(top), logarithm), e.constant(-np.inf)), out, v * e.lanes)
 
-    def typed(typing_context, constants, k, squares, largest, total):
-        return void_intrinsic(emit, constants, k, squares, largest, total)
+    def typed(typing_context, constants, k, squares, out):
+        return void_intrinsic(emit, constants, k, squares, out)
 
     return intrinsic(typed) if COMPILED else sum_strip
 
@@ -281,24 +329,16 @@ def _square_strip(wide, form, factors, size, means, k, d, x, squares, work):
 
 
 @kernel
-def _sum_strip(wide, constants, k, squares, largest, total):
+def _sum_strip(wide, constants, k, squares, out):
     if wide:
-        _sum_wide(constants, k, squares, largest, total)
+        _sum_wide(constants, k, squares, out)
     else:
-        _sum_narrow(constants, k, squares, largest, total)
-
-
-@kernel(flags=SEPARATE)
-def _finish(largest, total, lanes, out):
-    """out = largest + log total; -inf where squares overflow, which leaves a total that is no number."""
-    for i in range(lanes):
-        value = largest[i] + log_of_normal(total[i])
-        out[i] = value if total[i] < np.inf else -np.inf
+        _sum_narrow(constants, k, squares, out)
 
 
 def mixture_work(k: int, d: int) -> int:
     """Features of `work` that `mixture_log_densities` needs."""
-    return k + d + 2
+    return k + d
 
 
 @kernel
@@ -312,16 +352,13 @@ def mixture_log_densities(form, constants, means, factors, x, lanes, out, work):
     size = len(factors) // k
     constants, means, factors, x = rest(constants, 0), rest(means, 0), rest(factors, 0), rest(x, 0)
     squares, deviations = rest(work, 0), rest(work, k * TILE_STRIDE)
-    largest = rest(work, (k + d) * TILE_STRIDE)
-    total = rest(work, (k + d + 1) * TILE_STRIDE)
     i = 0
     while i < lanes:
         # Two single vectors cost as much as a strip of four.
         wide = lanes - i > 2 * LANES
         _square_strip(wide, form, factors, size, means, k, d, rest(x, i), rest(squares, i), deviations)
-        _sum_strip(wide, constants, k, rest(squares, i), rest(largest, i), rest(total, i))
+        _sum_strip(wide, constants, k, rest(squares, i), rest(out, i))
         i += _WIDE * LANES if wide else LANES
-    _finish(largest, total, lanes, rest(out, 0))
 
 
 def factor_size(form: int, d: int) -> int:
