@@ -27,6 +27,7 @@ KERNELS = {
 }
 
 
+@pytest.mark.compiled
 @pytest.mark.parametrize(
     ("structure", "k", "d"), [("full", 1, 1), *((s, k, d) for s in STRUCTURES for k, d in ((2, 2), (5, 3)))]
 )
@@ -46,22 +47,26 @@ def check(kernel, n=CHAINS, seed=0, **faults):
     return check_invariance(step, target, n=n, seed=seed)
 
 
+@pytest.mark.compiled
 @every_move
 def test_the_plain_loop_passes_with_every_move(kernel):
     check(kernel).assert_passed()
 
 
+@pytest.mark.compiled
 @every_move
 def test_a_dropped_hastings_term_is_found(kernel):
     assert not check(kernel, change=np.zeros_like).passed
 
 
+@pytest.mark.compiled
 @every_move
 def test_an_inverted_hastings_term_is_found(kernel):
     """Of `MixtureLocal`, this is the ratio of responsibilities inverted."""
     assert not check(kernel, change=np.negative).passed
 
 
+@pytest.mark.compiled
 def test_a_dropped_jacobian_is_found(monkeypatch):
     exact = ModeJump._log_balance
 
@@ -75,16 +80,19 @@ def test_a_dropped_jacobian_is_found(monkeypatch):
     assert not check_invariance(mixed, target, n=CHAINS, seed=0).passed
 
 
+@pytest.mark.compiled
 def test_dropped_odds_are_found(monkeypatch):
     monkeypatch.setattr(ModeJump, "_log_balance", lambda self: np.zeros(3))
     assert not check(ModeJump(other, odds=[0.02, 0.08, 0.9])).passed
 
 
+@pytest.mark.compiled
 @every_move
 def test_accepting_improvements_alone_is_found(kernel):
     assert not check(kernel, accepts=lambda log_ratio: log_ratio > 0.0).passed
 
 
+@pytest.mark.compiled
 @every_move
 def test_a_stale_density_is_found(kernel):
     """The density at the start, which acceptance should have replaced."""
@@ -117,6 +125,7 @@ class OtherWeights:
         return (move._replace(packed=packed),)
 
 
+@pytest.mark.compiled
 def test_a_fault_of_compiled_moves_is_found_through_the_sampler():
     kernel = Independence(other, defensive=0.0)
     check_invariance(OtherWeights(kernel, np.ones(3)), target, n=CHAINS, seed=0).assert_passed()
@@ -178,15 +187,15 @@ def test_the_stated_power_is_there(seed):
 
 
 def test_false_alarms_are_as_rare_as_stated():
-    """At a rate of 0.05, of 200 checks of what changes nothing some 10 fail at most; 23 by a chance of 1e-4."""
+    """At a rate of 0.05, of 100 checks of what changes nothing some 5 fail at most; 14 or more by a chance of 1e-3."""
 
     def redraw(x, generator):
         return generator.standard_normal(x.shape)
 
     failed = sum(
-        not check_invariance(redraw, normal, n=1000, steps=(1, 2), alpha=0.05, seed=seed).passed for seed in range(200)
+        not check_invariance(redraw, normal, n=1000, steps=(1,), alpha=0.05, seed=seed).passed for seed in range(100)
     )
-    assert failed <= 23
+    assert failed <= 13
 
 
 def test_asymmetry_is_found_where_the_distribution_stays():

@@ -38,6 +38,7 @@ def explore(target, box, step, components):
     return fit.fit(short.flat()).mixture_
 
 
+@pytest.mark.compiled
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "deviation", "box", "step"),

@@ -1,5 +1,6 @@
 """The sampler: its law, its streams, and what it says to bad input."""
 
+import hashlib
 import math
 import os
 import signal
@@ -8,22 +9,21 @@ import sys
 import textwrap
 import threading
 import time
-import types
 import warnings
 
 import numba
 import numpy as np
 import pytest
-from reference_chain import metropolis
+from reference_chain import metropolis, noise_of_chain
 from scipy import stats
 
 from fastgmm.kernels import chain
 from fastgmm.kernels._jit import COMPILED
-from fastgmm.mcmc import Chains, sample
+from fastgmm.mcmc import Chains, RandomWalk, run, sample, starts
+from fastgmm.mcmc.proposals import Move
 from fastgmm.mcmc.targets import make_target
 from fastgmm.mixture import Mixture
 
-sample_module = sys.modules["fastgmm.mcmc.sample"]  # the function hides the module of its name
 compiled_only = pytest.mark.skipif(not COMPILED, reason="about compilation, which is off")
 
 ARTICLE = Mixture([0.38, 0.62], [[-1, -1], [1, 2]], [[[1, -0.8], [-0.8, 1]], [[2.25, 0.6], [0.6, 0.64]]])
@@ -70,33 +70,73 @@ def plain(target):
     return getattr(target, "py_func", target)
 
 
-def stream(seed, c):
-    return np.random.default_rng(np.random.SeedSequence(seed).spawn(c + 1)[c])
-
-
 def covariance_of(d):
     root = np.random.default_rng(d).normal(size=(d, d))
     return root @ root.T + np.eye(d)
 
 
+STEPS = 300 if COMPILED else 60
+
+
 @pytest.mark.parametrize("d", [1, 2, 5])
 @pytest.mark.parametrize("identity", [True, False])
-def test_chains_equal_the_twin_bit_for_bit(d, identity):
+def test_chains_are_the_twins(d, identity):
     covariance = np.eye(d) if identity else covariance_of(d)
     start = np.linspace(-1, 1, d)
-    chains = sample(normal, start, 300, chains=2, warmup=0, seed=7, proposal_cov=None if identity else covariance)
+    chains = sample(normal, start, STEPS, chains=2, warmup=0, seed=7, proposal_cov=None if identity else covariance)
     for c in range(2):
-        states, log_densities, accepted = metropolis(
-            plain(normal), start, stream(7, c), np.linalg.cholesky(covariance), 300
+        states, log_densities, accepted, _ = metropolis(
+            plain(normal), start, noise_of_chain(7, c, STEPS, d), np.linalg.cholesky(covariance)
         )
-        np.testing.assert_array_equal(chains.draws[c], states)
-        np.testing.assert_array_equal(chains.log_density[c], log_densities)
-        assert chains.acceptance_rate[c] == accepted / 300
+        np.testing.assert_allclose(chains.draws[c], states, rtol=1e-12, atol=1e-12)
+        np.testing.assert_allclose(chains.log_density[c], log_densities, rtol=1e-11, atol=1e-11)
+        assert chains.acceptance_rate[c, 0] == accepted.mean()
+
+
+@pytest.mark.parametrize("d", [1, 2, 5])
+@pytest.mark.parametrize("adapt", ["ram", "am"])
+def test_adaptation_is_the_twins(d, adapt):
+    chains = sample(
+        normal, np.ones(d), 5, chains=3, warmup=STEPS, seed=3, kernel=RandomWalk(np.eye(d), adapt), store_warmup=True
+    )
+    lower = np.tril_indices(d)
+    for c in range(3):
+        states, _, _, factor = metropolis(plain(normal), np.ones(d), noise_of_chain(3, c, STEPS, d), np.eye(d), adapt)
+        np.testing.assert_allclose(chains.warmup_draws[c], states, rtol=1e-7, atol=1e-7)
+        np.testing.assert_allclose(chains.state.factors[c], factor[lower], rtol=1e-7, atol=1e-7)
+
+
+@compiled_only
+@pytest.mark.parametrize("d", [1, 2, 10])
+def test_robust_adaptation_comes_to_its_target_and_is_frozen(d):
+    @numba.njit
+    def correlated(x):
+        total = x[0] * x[0]
+        for i in range(1, len(x)):
+            total += (x[i] - 0.9 * x[i - 1]) ** 2 / 0.19
+        return -0.5 * total
+
+    chains = sample(correlated, np.zeros(d), 3_000, chains=16, warmup=6_000, seed=1)
+    assert abs(chains.acceptance_rate.mean() - (0.44 if d == 1 else 0.234)) < 0.02
+    np.testing.assert_array_equal(chains.resume(10).state.factors, chains.state.factors)
+    if d == 2:  # the factor has the target's shape: x_1 given x_0 is narrow
+        covariance = [np.linalg.det([[f[0], 0], [f[1], f[2]]]) ** 2 / f[0] ** 4 for f in chains.state.factors]
+        assert np.median(covariance) == pytest.approx(0.19, rel=0.4)
+
+
+def test_a_flat_density_does_not_make_the_walk_overflow():
+    @numba.njit
+    def constant(x):
+        return 0.0
+
+    with pytest.warns(RuntimeWarning, match="more than 95 %"):
+        chains = sample(constant, np.zeros(2), 600, warmup=500, seed=0)
+    assert (chains.acceptance_rate == 1.0).all() and np.isfinite(chains.draws).all()
 
 
 def test_draws_are_the_states_after_every_thin_steps_since_warm_up():
     every = sample(normal, np.zeros(2), 5 + 3 * 20, chains=2, warmup=0, seed=1)
-    thinned = sample(normal, np.zeros(2), 20, chains=2, warmup=5, thin=3, seed=1)
+    thinned = sample(normal, np.zeros(2), 20, chains=2, warmup=5, thin=3, seed=1, proposal_cov=np.eye(2))
     np.testing.assert_array_equal(thinned.draws, every.draws[:, 5 + 3 - 1 :: 3])
     np.testing.assert_array_equal(thinned.log_density, every.log_density[:, 5 + 3 - 1 :: 3])
 
@@ -106,12 +146,99 @@ def test_log_densities_belong_to_the_draws():
     np.testing.assert_allclose(chains.log_density, ARTICLE.logpdf(chains.draws), rtol=1e-12)
 
 
-def test_a_chain_depends_on_the_seed_and_its_number_alone():
-    few = sample(normal, np.zeros(2), 100, chains=3, warmup=20, seed=5, n_jobs=1)
-    many = sample(normal, np.zeros(2), 100, chains=8, warmup=20, seed=5, n_jobs=2)
-    for name in ("draws", "log_density", "acceptance_rate"):
-        np.testing.assert_array_equal(getattr(few, name), getattr(many, name)[:3])
-    assert len(np.unique(many.draws[:, -1, 0])) == 8
+@numba.njit
+def normals(X, out):
+    for w in range(X.shape[1]):
+        total = 0.0
+        for i in range(X.shape[0]):
+            total += (i + 1) * X[i, w] * X[i, w]
+        out[w] = -0.5 * total
+
+
+@pytest.mark.parametrize("target", ["scalar", "batch", "mixture"])
+def test_a_chain_depends_on_the_seed_and_its_number_alone(target):
+    density = {"scalar": normal, "batch": normals, "mixture": ARTICLE}[target]
+
+    def drawn(chains, n_jobs):
+        return sample(
+            density, np.zeros(2), 40, chains=chains, warmup=20, seed=5, n_jobs=n_jobs, vectorized=target == "batch"
+        )
+
+    most = 300 if COMPILED else 20
+    many = drawn(most, 2)
+    assert len(np.unique(many.draws[:, -1, 0])) > 0.9 * most
+    for chains in (1, 3, 16):
+        for n_jobs in (1, 2):
+            few = drawn(chains, n_jobs)
+            for name in ("draws", "log_density", "acceptance_rate"):
+                np.testing.assert_array_equal(getattr(few, name), getattr(many, name)[:chains])
+
+
+def test_a_batch_density_of_the_same_arithmetic_gives_the_same_chain():
+    one = sample(normal, np.zeros(3), 50, chains=5, warmup=20, seed=5)
+    all_ = sample(normals, np.zeros(3), 50, chains=5, warmup=20, seed=5, vectorized=True)
+    np.testing.assert_array_equal(one.draws, all_.draws)
+    np.testing.assert_array_equal(one.log_density, all_.log_density)
+
+
+@pytest.mark.parametrize("thin", [1, 3])
+@pytest.mark.parametrize("saved", [True, False])
+def test_a_resumed_run_is_one_longer_run(tmp_path, thin, saved):
+    whole = sample(normal, np.zeros(2), 50, warmup=30, thin=thin, seed=4)
+    part = sample(normal, np.zeros(2), 20, warmup=30, thin=thin, seed=4)
+    if saved:
+        part.save(tmp_path / "part.npz")
+        part = Chains.load(tmp_path / "part.npz")
+        with pytest.raises(ValueError, match="pass it as resume"):
+            part.resume(5)
+        part = part.resume(5, target=normal)
+    again = part.resume(50 - part.draws.shape[1])
+    for name in ("draws", "log_density", "acceptance_rate", "rejected_nan"):
+        np.testing.assert_array_equal(getattr(again, name), getattr(whole, name))
+    assert (again.state.generators == whole.state.generators).all() and again.state.steps == whole.state.steps
+
+
+def test_resuming_with_another_density_is_refused():
+    @numba.njit
+    def other(x):
+        return -abs(x[0])
+
+    chains = sample(normal, np.zeros(2), 5, warmup=0, seed=0)
+    with pytest.raises(ValueError, match="is it another target"):
+        chains.resume(5, target=other)
+
+
+@pytest.mark.parametrize("done", ["ends", "stops"])
+def test_a_callback_may_end_a_run(monkeypatch, done):
+    monkeypatch.setattr(run, "_BLOCK_SECONDS", 0.0)
+    seen = []
+
+    def enough(progress):
+        seen.append((progress.done, progress.warming_up, progress.draws.shape))
+        if progress.draws.shape[1] >= 3:
+            if done == "stops":
+                raise StopIteration
+            return True
+
+    chains = sample(normal, np.zeros(2), 50, warmup=3, seed=0, thin=2, callback=enough)
+    whole = sample(normal, np.zeros(2), 50, warmup=3, seed=0, thin=2)
+    n = chains.draws.shape[1]
+    assert 3 <= n < 50 and not chains.interrupted
+    np.testing.assert_array_equal(chains.draws, whole.draws[:, :n])
+    np.testing.assert_array_equal(chains.resume(50 - n).draws, whole.draws)
+    assert seen[0][1] and not seen[-1][1] and seen[-1][2] == (4, n, 2)
+
+
+def test_a_bar_changes_nothing():
+    pytest.importorskip("tqdm")
+    with_bar = sample(normal, np.zeros(2), 20, warmup=5, seed=0, progress=True)
+    np.testing.assert_array_equal(with_bar.draws, sample(normal, np.zeros(2), 20, warmup=5, seed=0).draws)
+
+
+def test_warm_up_is_kept_if_wanted():
+    chains = sample(normal, np.zeros(2), 5, warmup=7, thin=2, seed=0, store_warmup=True)
+    assert chains.warmup_draws.shape == (4, 3, 2) and chains.warmup_log_density.shape == (4, 3)
+    assert sample(normal, np.zeros(2), 5, warmup=7, seed=0).warmup_draws is None
 
 
 def test_so_does_a_chain_that_starts_from_a_draw_of_its_mixture():
@@ -123,8 +250,8 @@ def test_so_does_a_chain_that_starts_from_a_draw_of_its_mixture():
 @pytest.mark.parametrize("first_block, seconds", [(1, 0.0), (7, 1e-5), (10**6, 1.0)])
 def test_a_chain_does_not_depend_on_how_it_is_cut(monkeypatch, first_block, seconds):
     whole = sample(normal, np.zeros(2), 60, chains=1, warmup=11, thin=3, seed=0)
-    monkeypatch.setattr(sample_module, "_FIRST_BLOCK", first_block)
-    monkeypatch.setattr(sample_module, "_BLOCK_SECONDS", seconds)
+    monkeypatch.setattr(run, "_FIRST_BLOCK", first_block)
+    monkeypatch.setattr(run, "_BLOCK_SECONDS", seconds)
     cut = sample(normal, np.zeros(2), 60, chains=1, warmup=11, thin=3, seed=0)
     np.testing.assert_array_equal(whole.draws, cut.draws)
 
@@ -147,29 +274,6 @@ def test_other_seeds_are_refused(seed, error):
         sample(normal, np.zeros(2), 20, seed=seed)
 
 
-def make_driver(accepts=None):
-    """Compile a loop over many short chains, with another acceptance rule if one is given."""
-    run_block = chain.block_kernel()
-    if accepts is not None:
-        mutant = types.FunctionType(chain.run_block.__code__, {**vars(chain), "accepts": numba.njit(accepts)})
-        run_block = numba.njit(chain.block_signature(), error_model="numpy")(mutant) if COMPILED else mutant
-
-    @numba.njit
-    def drive(log_density, packed, generator, factor, state, steps, points, log_densities):
-        for i in range(len(points)):
-            for j in range(len(state.position)):
-                state.position[j] = points[i, j]
-            state.log_density[0] = log_densities[i]
-            run_block(log_density, packed, generator, factor, state, steps, 1, points, log_densities)
-            for j in range(len(state.position)):
-                points[i, j] = state.position[j]
-
-    if COMPILED:
-        drive.compile((*chain.block_signature().args[:6], numba.float64[:, ::1], numba.float64[::1]))
-        drive.disable_compile()
-    return drive
-
-
 def projected_p_value(points, direction):
     """Test draws against the exact distribution of a projection, a mixture of univariate normals."""
     means = ARTICLE.means @ direction
@@ -181,39 +285,42 @@ def projected_p_value(points, direction):
     return stats.kstest(points @ direction, cdf, method="asymp").pvalue
 
 
-def smallest_p_value(driver, n, steps):
+def smallest_p_value(density, steps):
     """Move exact draws by 1, 3 and 10 steps and test them: nine tests, so nine times the smallest p-value."""
-    generator = np.random.default_rng(11)
-    target = make_target(ARTICLE, ())
+    n = REPLICATES
+    points = ARTICLE.rvs(n, random_state=np.random.default_rng(11))
     p_values = []
     for count in steps:
-        points = ARTICLE.rvs(n, random_state=generator)
-        state = chain.new_state(np.zeros(2), 0.0, until_kept=-1)
-        driver(*target[:2], generator, np.eye(2), state, count, points, ARTICLE.logpdf(points))
-        p_values += [projected_p_value(points, np.array(u)) for u in ([1.0, 0.0], [0.0, 1.0], [0.6, -0.8])]
+        moved = sample(density, points, 1, thin=count, chains=n, warmup=0, seed=count).draws[:, 0]
+        p_values += [projected_p_value(moved, np.array(u)) for u in ([1.0, 0.0], [0.0, 1.0], [0.6, -0.8])]
     return len(p_values) * min(p_values)
 
 
 FALSE_ALARM = 1e-6
-REPLICATES = 40_000 if COMPILED else 3_000
+REPLICATES = 20_000 if COMPILED else 1_000
 
 
 def test_exact_draws_stay_exact():
-    assert smallest_p_value(make_driver(), REPLICATES, (1, 3, 10)) > FALSE_ALARM
+    assert smallest_p_value(ARTICLE, (1, 3, 10)) > FALSE_ALARM
 
 
-@pytest.mark.parametrize(
-    "broken",
-    [lambda u, r: True, lambda u, r: r > 0.0, lambda u, r: math.log(1.0 - u) < 0.5 * r],
-    ids=["accept everything", "accept improvements", "half the ratio"],
-)
-def test_a_broken_acceptance_rule_is_found_out(broken):
-    assert smallest_p_value(make_driver(broken), REPLICATES, (10,)) < FALSE_ALARM
+@compiled_only
+def test_a_density_that_is_wrong_is_found_out():
+    assert smallest_p_value(Mixture([0.5, 0.5], ARTICLE.means, ARTICLE.covariances), (10,)) < FALSE_ALARM
+
+
+@pytest.mark.parametrize("log_ratio", [-3.0, -1e-9, 0.0, 2.0, -40.0])
+def test_a_candidate_is_accepted_below_its_ratio_and_not_above(log_ratio):
+    """u < exp(log_ratio), with u = exp(-e)."""
+    e = -log_ratio
+    assert chain.accepts(np.nextafter(e, np.inf), log_ratio)
+    assert not chain.accepts(e, log_ratio) and not chain.accepts(np.nextafter(e, -np.inf), log_ratio)
+    assert not chain.accepts(1e300, math.nan) and not chain.accepts(700.0, -math.inf)
 
 
 def test_moments_of_a_long_run():
     # The standard error of a mean is taken from the effective sample size; six of them is one in 10^9.
-    chains = sample(ARTICLE, np.zeros(2), 20_000 if COMPILED else 1_000, chains=4, warmup=200, seed=2)
+    chains = sample(ARTICLE, np.zeros(2), 20_000 if COMPILED else 500, chains=4, warmup=200, seed=2)
     errors = np.sqrt(np.diag(ARTICLE.cov) / chains.effective_sample_size())
     assert np.all(np.abs(chains.flat().mean(axis=0) - ARTICLE.mean) < 6 * errors)
 
@@ -308,35 +415,47 @@ def test_a_density_that_changes_its_argument_is_refused():
         sample(overwriting, [0.5], 10)
 
 
-def test_even_then_the_chain_is_safe():
-    def run(log_density):
-        target = make_target(log_density, ())
-        state = chain.new_state(np.zeros(1), 0.0, 1)
-        draws, log_densities = np.empty((50, 1)), np.empty(50)
-        chain.block_kernel()(*target[:2], np.random.default_rng(0), np.eye(1), state, 50, 1, draws, log_densities)
-        return draws
+@pytest.mark.parametrize("vectorized", [False, True])
+def test_even_then_the_chain_is_safe(monkeypatch, vectorized):
+    monkeypatch.setattr(starts, "_DRY_RUN_SECONDS", -1.0)  # in which it would be found out
 
     @numba.njit
     def same(x):
         return -0.5 * x[0] ** 2
 
-    np.testing.assert_array_equal(run(overwriting), run(same))
+    @numba.njit
+    def overwriting_all(X, out):
+        out[:] = -0.5 * X[0] ** 2
+        X[:] = 100.0
+
+    density = overwriting_all if vectorized else overwriting
+    found = sample(density, [0.5], 50, warmup=10, seed=0, vectorized=vectorized)
+    np.testing.assert_array_equal(found.draws, sample(same, [0.5], 50, warmup=10, seed=0).draws)
+
+
+def test_what_a_batch_density_forgets_is_found_out():
+    @numba.njit
+    def forgetful(X, out):
+        out[0] = -(X[0, 0] ** 2)
+
+    with pytest.raises(ValueError, match="NaN at the start of chains 1, 2, 3"):
+        sample(forgetful, [0.5], 5, vectorized=True)
 
 
 def test_a_slow_dry_run_is_not_repeated_for_every_chain(monkeypatch):
-    monkeypatch.setattr(sample_module, "_DRY_RUN_SECONDS", -1.0)
+    monkeypatch.setattr(starts, "_DRY_RUN_SECONDS", -1.0)
 
     @numba.njit
     def needs_python(x):
         return -abs(x[0])
 
     target = make_target(needs_python, ())._replace(plain=lambda x: pytest.fail("was run"))
-    assert sample_module._checked_densities(target, np.ones((2, 1))).tolist() == [-1.0, -1.0]
+    assert starts.first_densities(target, np.ones((2, 1))).tolist() == [-1.0, -1.0]
 
 
 def test_nan_is_rejected_counted_and_told_once():
     with pytest.warns(RuntimeWarning, match="NaN") as caught:
-        chains = sample(holed, [0.0], 200, chains=3, warmup=50, seed=0)
+        chains = sample(holed, [0.0], 200, chains=3, warmup=50, seed=0, proposal_cov=[[1.0]])
     assert len(caught) == 1
     assert caught[0].filename == __file__
     assert chains.draws.max() <= 1.0 and np.isfinite(chains.log_density).all()
@@ -347,7 +466,7 @@ def test_nan_is_rejected_counted_and_told_once():
         candidates.append(x[0])
         return plain(holed)(x)
 
-    metropolis(watched, np.zeros(1), stream(0, 0), np.eye(1), 250)
+    metropolis(watched, np.zeros(1), noise_of_chain(0, 0, 250, 1), np.eye(1))
     beyond = np.flatnonzero(np.array(candidates) > 1)
     assert chains.rejected_nan[0] == len(beyond)
     message = str(caught[0].message)
@@ -377,17 +496,70 @@ def test_what_the_density_raises_at_the_start_comes_through_with_the_place():
     assert "at the start of chain 1, x = [2.]" in caught.value.__notes__[0]
 
 
+def test_nan_may_be_an_error():
+    with pytest.raises(ValueError, match=r"is NaN, in chain \d at step \d+ .*x = \[[1-9]"):
+        sample(holed, [0.0], 200, seed=0, nan="raise")
+    with pytest.raises(ValueError, match="nan must be"):
+        sample(holed, [0.0], 200, nan="ignore")
+
+
+@pytest.mark.parametrize("bad", ["raises", "is infinite"])
+def test_a_batch_density_in_trouble_is_placed_too(bad):
+    @numba.njit
+    def failing_all(X, out):
+        for w in range(X.shape[1]):
+            if X[0, w] > 1:
+                raise RuntimeError("no value here")
+            out[w] = -0.5 * X[0, w] ** 2
+
+    @numba.njit
+    def peaked_all(X, out):
+        for w in range(X.shape[1]):
+            out[w] = math.inf if X[0, w] > 1 else -0.5 * X[0, w] ** 2
+
+    if bad == "raises":
+        with pytest.raises(RuntimeError) as caught:
+            sample(failing_all, [0.0], 500, seed=0, vectorized=True, n_jobs=1)
+        assert "in one of chains 0 to 3 at step" in caught.value.__notes__[0]
+    else:
+        with pytest.raises(ValueError, match=r"\+inf, in chain [0-3] at step \d+ .*x = \[[1-9]"):
+            sample(peaked_all, [0.0], 500, seed=0, vectorized=True)
+
+
 def test_candidates_that_overflow_are_rejected_and_counted():
-    target = make_target(normal, ())
-    state = chain.new_state(np.array([1e308, 0.0]), -1.0, 1)
-    draws, log_densities = np.empty((200, 2)), np.empty(200)
-    with np.errstate(over="ignore"):
-        status = chain.block_kernel()(
-            *target[:2], np.random.default_rng(0), 1e308 * np.eye(2), state, 200, 1, draws, log_densities
-        )
-    assert status == chain.DONE
-    assert state.tally[chain.REJECTED_OVERFLOW] > 10
-    assert np.isfinite(draws).all()
+    @numba.njit
+    def flat(x):
+        return 0.0
+
+    # Without warm-up, or the walk would learn; half of the first candidates are beyond the largest float64.
+    chains = sample(flat, [1.7e308, 0.0], 200, warmup=0, seed=0, proposal_cov=1e307 * np.eye(2) * 1e-1)
+    assert np.isfinite(chains.draws).all()
+    far = RandomWalk(np.eye(2), None).prepare(2)[0]._replace(factor=1e308 * np.eye(2))
+
+    class Far:
+        def prepare(self, dimensions):
+            return (far,)
+
+    chains = sample(flat, [1e308, 0.0], 200, warmup=0, seed=0, kernel=Far())
+    assert (chains.rejected_overflow > 10).all() and "infinite candidates" in repr(chains)
+    assert np.isfinite(chains.draws).all()
+
+
+def test_moves_share_the_steps_by_their_weights():
+    """The schedule is the same for all chains, however many and wherever the run is cut."""
+
+    class Two:
+        def prepare(self, dimensions):
+            fixed = Move("near", weight=1.0, factor=0.1 * np.eye(dimensions))
+            return (fixed, Move("far", weight=3.0, factor=3.0 * np.eye(dimensions), adapt="ram"))
+
+    whole = sample(normal, np.zeros(2), 400, chains=5, warmup=20, seed=1, kernel=Two())
+    assert whole.moves == ("near", "far") and whole.acceptance_rate.shape == (5, 2)
+    assert (whole.acceptance_rate[:, 0] > whole.acceptance_rate[:, 1] + 0.3).all()
+    assert whole.state.proposed.sum() == 400 and abs(whole.state.proposed[1] - 300) < 45
+    part = sample(normal, np.zeros(2), 150, chains=2, warmup=20, seed=1, kernel=Two())
+    np.testing.assert_array_equal(part.resume(250).draws, whole.draws[:2])
+    assert "(near)" in repr(whole)
 
 
 def test_a_flat_density_on_a_bounded_support_is_sampled_uniformly():
@@ -395,7 +567,7 @@ def test_a_flat_density_on_a_bounded_support_is_sampled_uniformly():
     def flat(x):
         return 0.0 if 0.0 < x[0] < 1.0 else -math.inf
 
-    chains = sample(flat, [0.5], 2_000 if COMPILED else 300, thin=10, warmup=10, seed=0)
+    chains = sample(flat, [0.5], 2_000 if COMPILED else 100, thin=20, warmup=10, seed=0)
     assert stats.kstest(chains.flat()[:, 0], "uniform").pvalue > FALSE_ALARM
 
 
@@ -404,30 +576,89 @@ def test_a_constant_in_the_log_density_changes_nothing():
     def shifted(x, constant):
         return normal(x) + constant
 
-    one = sample(shifted, np.zeros(2), 200, args=(0.0,), seed=0, chains=1)
-    other = sample(shifted, np.zeros(2), 200, args=(1e4,), seed=0, chains=1)
-    np.testing.assert_array_equal(one.draws, other.draws)
+    one = sample(shifted, np.zeros(2), 200, args=(0.0,), seed=0, chains=2)
+    for constant in (1e4, -1e6, 1e6):
+        other = sample(shifted, np.zeros(2), 200, args=(constant,), seed=0, chains=2)
+        np.testing.assert_allclose(one.draws, other.draws, rtol=1e-8, atol=1e-8)  # the walk's factor feels rounding
+        fixed = [sample(shifted, np.zeros(2), 200, args=(c,), seed=0, warmup=0).draws for c in (0.0, constant)]
+        np.testing.assert_array_equal(*fixed)
+    with pytest.warns(RuntimeWarning, match="lost to rounding"):
+        sample(shifted, np.zeros(2), 200, args=(1e300,), seed=0, chains=2)
+
+
+def test_starts_are_drawn_until_they_are_in_the_support():
+    calls = []
+
+    def draw(generator):
+        calls.append(0)
+        return generator.normal(size=1)
+
+    chains = sample(half_normal, draw, 5, chains=6, warmup=0, seed=3)
+    assert chains.draws.shape == (6, 5, 1) and len(calls) > 7
+    few = sample(half_normal, draw, 5, chains=2, warmup=0, seed=3)
+    np.testing.assert_array_equal(few.draws, chains.draws[:2])
+    mixed = sample(normal, ARTICLE, 5, chains=6, warmup=0, seed=3)
+    assert len(np.unique(mixed.draws[:, 0, 0])) == 6
+
+
+def test_starts_that_are_never_in_the_support_name_their_chains():
+    with pytest.raises(ValueError, match=r"In 100 tries .* for chains 0, 1, 2; the last was -inf at x = \[-"):
+        sample(half_normal, lambda generator: -generator.random(1), 5, chains=3)
+    with pytest.raises(ValueError, match=r"must return a point of shape \(dim,\)"):
+        sample(half_normal, lambda generator: 1.0, 5, chains=3)
+
+
+@pytest.mark.parametrize(("scale", "said"), [(1e6, "less than 1 %.*too large"), (1e-6, "more than 95 %.*too small")])
+def test_steps_of_a_wrong_size_are_told(scale, said):
+    with pytest.warns(RuntimeWarning, match=f"Chains 0, 1 accepted {said}"):
+        sample(normal, np.zeros(2), 600, chains=2, warmup=0, seed=0, proposal_cov=scale**2 * np.eye(2))
+
+
+def test_a_plain_function_is_compiled():
+    def density(x, scale):
+        return -abs(x[0]) / scale
+
+    chains = sample(density, [1.0], 20, args=(2.0,), seed=0)
+    np.testing.assert_array_equal(chains.draws, sample(numba.njit(density), [1.0], 20, args=(2.0,), seed=0).draws)
+
+
+def test_kernels_are_checked():
+    for kernel, error in (("ram", TypeError), (RandomWalk, TypeError), (3, TypeError)):
+        with pytest.raises(error, match="kernel must be"):
+            sample(normal, np.zeros(2), 5, kernel=kernel)
+    with pytest.raises(ValueError, match="not both"):
+        sample(normal, np.zeros(2), 5, kernel=RandomWalk(), proposal_cov=np.eye(2))
+    with pytest.raises(ValueError, match="adapt must be"):
+        RandomWalk(adapt="yes")
+
+
+@compiled_only
+def test_a_chain_is_frozen_in_its_bits():
+    chains = sample(normal, np.zeros(2), 100, chains=3, warmup=100, seed=0)
+    assert hashlib.sha256(chains.draws.tobytes()).hexdigest()[:16] == "9a27150c06ece559"
 
 
 # Not under coverage, as the interpreted runs are: an interrupt inside its collector leaves its lock taken for good.
 @pytest.mark.compiled
 @pytest.mark.skipif(sys.platform == "win32", reason="no SIGINT to oneself on Windows")
 @pytest.mark.parametrize("n_jobs", [1, 2])
-def test_ctrl_c_ends_a_long_run_soon(n_jobs):
+def test_ctrl_c_ends_a_long_run_soon_with_what_there_is(n_jobs):
     # A shell's background job ignores the signal, and Python then leaves it ignored.
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
-    timer = threading.Timer(0.3, os.kill, (os.getpid(), signal.SIGINT))
-    chain.block_kernel()
-    make_target(normal, ())
+    timer = threading.Timer(0.5, os.kill, (os.getpid(), signal.SIGINT))
+    sample(normal, np.zeros(2), 10, chains=2)  # what has to be compiled is
     began = time.perf_counter()
     timer.start()
     try:
-        with pytest.raises(KeyboardInterrupt):
-            sample(normal, np.zeros(2), 10, thin=10**9, warmup=0, chains=2, n_jobs=n_jobs)
+        chains = sample(normal, np.zeros(2), 100_000, thin=10_000, warmup=0, chains=2, n_jobs=n_jobs, seed=0)
     finally:
         timer.cancel()
         signal.signal(signal.SIGINT, before)
     assert time.perf_counter() - began < 5.0
+    n = chains.draws.shape[1]
+    assert chains.interrupted and 0 < n < 100_000 and "interrupted" in repr(chains)
+    whole = sample(normal, np.zeros(2), n + 3, thin=10_000, warmup=0, chains=2, seed=0)
+    np.testing.assert_array_equal(chains.resume(3).draws, whole.draws)
 
 
 @pytest.mark.parametrize("name, least", [("draws", 1), ("chains", 1), ("warmup", 0), ("thin", 1)])
@@ -475,13 +706,14 @@ def test_more_memory_than_there_is_is_refused_in_bytes():
         sample(normal, np.zeros(2), 10**16, chains=1)
 
 
-@pytest.mark.parametrize("d, n_chains, draws", [(1, 1, 1), (100, 1, 3), (1, 7, 2)])
+@pytest.mark.parametrize("d, n_chains, draws", [(1, 1, 1), (200, 1, 3), (1, 7, 2)])
 def test_shapes_at_the_edges(d, n_chains, draws):
     chains = sample(normal, np.zeros(d), draws, chains=n_chains, warmup=0, thin=5, seed=0)
     assert chains.draws.shape == (n_chains, draws, d)
     assert chains.log_density.shape == (n_chains, draws)
-    for name in ("acceptance_rate", "rejected_nan", "rejected_overflow"):
+    for name in ("rejected_nan", "rejected_overflow"):
         assert getattr(chains, name).shape == (n_chains,)
+    assert chains.acceptance_rate.shape == (n_chains, 1)
     assert chains.flat().shape == (n_chains * draws, d)
     assert chains.effective_sample_size().shape == (d,)
 
@@ -498,8 +730,12 @@ def test_chains_survive_a_file(tmp_path):
     loaded = Chains.load(path)
     assert path.exists() and repr(loaded) == repr(chains)
     for name, value in vars(chains).items():
-        np.testing.assert_array_equal(getattr(loaded, name), value)
-        assert type(getattr(loaded, name)) is type(value)
+        if name == "origin":
+            assert loaded.origin is None
+            continue
+        for mine, theirs in zip(*(v if name == "state" else (v,) for v in (value, getattr(loaded, name))), strict=True):
+            np.testing.assert_array_equal(mine, theirs)
+            assert type(mine) is type(theirs)
 
 
 def test_other_files_are_not_chains(tmp_path):

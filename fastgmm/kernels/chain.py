@@ -255,7 +255,7 @@ def run_block(
                     walk(rest(factors, first * stride), 1, d, lanes, rest(noise, place), position, candidate)
             else:
                 packed_move = words[table[move, FIRST_WORD] : table[move, LAST_WORD]]
-                functions[function](position, lanes, rest(noise, place), candidate, log_ratio, work, packed_move)
+                functions[function](position, lanes, noise[place:], candidate, log_ratio, work, packed_move)
             if not _all_finite(candidate, d, lanes):
                 _withdraw_overflows(d, lanes, position, candidate, log_ratio, rejected_overflow)
             density(candidate, lanes, proposal, packed)
@@ -311,8 +311,10 @@ def block_kernel() -> Any:
 
 def stand_still(x, lanes, noise, candidate, log_q_ratio, work, packed):
     """Propose the position: what fills the places of functions that a run does not need."""
-    candidate[: len(x)] = x
-    log_q_ratio[:lanes] = 0.0
+    for j in range(len(x)):
+        candidate[j] = x[j]
+    for i in range(lanes):
+        log_q_ratio[i] = 0.0
 
 
 @functools.cache

@@ -9,16 +9,26 @@ import ctypes
 from typing import Any
 
 import numpy as np
+from llvmlite import ir
 from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
-from fastgmm.kernels._jit import COMPILED, SEPARATE, TILE_STRIDE, VECTOR_BYTES, kernel
-from fastgmm.kernels.elementary import log_of_normal
+from fastgmm.kernels._jit import COMPILED, TILE_STRIDE, VECTOR_BYTES, kernel
+from fastgmm.kernels.elementary import (
+    LN2_HIGH,
+    LN2_LOW,
+    LOG_COEFFICIENTS,
+    MANTISSA_BITS,
+    ROUNDED,
+    ROUNDED_BIAS,
+    TWO,
+    TWO_LESS_ROOT,
+)
 from fastgmm.kernels.math import exp
 from fastgmm.kernels.products import make_square_strip, make_subtract_strip, next_height, packed_triangle_size
 from fastgmm.kernels.softmax import emit_exp
-from fastgmm.kernels.vectors import INDEX, rows_of, void_intrinsic
+from fastgmm.kernels.vectors import INDEX, Emitter, rows_of, void_intrinsic
 
 # k components, d dimensions
 
@@ -58,28 +68,23 @@ floats_at = _make_floats_at()
 
 
 def _make_rest():
-    def rest(array, first):
-        """array[first:], borrowed: a slice would count references, 10 ns each."""
-        return array[first:]
+    def rest(values, first):
+        """values[first:] of an array or of what this returns, as a mere pointer where compiled.
 
-    def typed(typing_context, array, first):
-        kind = types.Array(array.dtype, 1, "C")
+        Handing on slices would count references, 5 ns each, which is as much as the arithmetic between.
+        """
+        return values[first:]
 
-        def generate(context, builder, signature, values):
-            given = context.make_array(signature.args[0])(context, builder, values[0])
-            made = context.make_array(kind)(context, builder)
-            size = context.get_constant(types.intp, context.get_abi_sizeof(context.get_data_type(kind.dtype)))
-            context.populate_array(
-                made,
-                data=builder.gep(given.data, [values[1]]),
-                shape=[builder.sub(cgutils.unpack_tuple(builder, given.shape)[0], values[1])],
-                strides=[size],
-                itemsize=size,
-                meminfo=None,
-            )
-            return made._getvalue()
+    def typed(typing_context, values, first):
+        kind = types.CPointer(values.dtype)
 
-        return kind(array, types.intp), generate
+        def generate(context, builder, signature, arguments):
+            pointer = arguments[0]
+            if isinstance(signature.args[0], types.Array):
+                pointer = context.make_array(signature.args[0])(context, builder, pointer).data
+            return builder.gep(pointer, [arguments[1]])
+
+        return kind(values, types.intp), generate
 
     return intrinsic(typed) if COMPILED else rest
 
@@ -176,9 +181,46 @@ def _make_walk_strip(vectors: int) -> Any:
     return intrinsic(typed) if COMPILED else walk_strip
 
 
+def _emit_log(e: Emitter, arguments: list[ir.Value]) -> list[ir.Value]:
+    """`log_of_normal` of several vectors at once, step by step: the operations of one wait for each other."""
+    b = e.builder
+
+    def whole(value):
+        return ir.Constant(e.integers, [int(value)] * e.lanes)
+
+    def polynomial(x, highest, *lower):
+        values = [e.constant(highest)] * len(x)
+        for coefficient in lower:
+            values = [e.multiply_add(y, z, e.constant(coefficient)) for y, z in zip(values, x, strict=True)]
+        return values
+
+    bits = [b.bitcast(x, e.integers) for x in arguments]
+    biased = [b.lshr(b.add(x, whole(TWO_LESS_ROOT)), whole(MANTISSA_BITS)) for x in bits]
+    n = [b.fsub(b.bitcast(b.or_(x, whole(ROUNDED)), e.vector), e.constant(ROUNDED_BIAS)) for x in biased]
+    pairs = zip(bits, biased, strict=True)
+    m = [b.bitcast(b.sub(b.add(x, whole(TWO)), b.shl(y, whole(MANTISSA_BITS))), e.vector) for x, y in pairs]
+    f = [b.fsub(x, e.constant(1.0)) for x in m]
+    s = [b.fdiv(x, b.fadd(e.constant(2.0), x)) for x in f]
+    z = [b.fmul(x, x) for x in s]
+    w = [b.fmul(x, x) for x in z]
+    odd = polynomial(w, *reversed(LOG_COEFFICIENTS[::2]))
+    even = [b.fmul(x, y) for x, y in zip(w, polynomial(w, *reversed(LOG_COEFFICIENTS[1::2])), strict=True)]
+    half_squares = [b.fmul(b.fmul(e.constant(0.5), x), x) for x in f]
+    results = []
+    for v in range(len(arguments)):
+        series = b.fadd(half_squares[v], e.multiply_add(z[v], odd[v], even[v]))
+        small = e.multiply_add(s[v], series, b.fmul(n[v], e.constant(LN2_LOW)))
+        near = b.fsub(f[v], b.fsub(half_squares[v], small))
+        results.append(e.multiply_add(n[v], e.constant(LN2_HIGH), near))
+    return results
+
+
 def _make_sum_strip(vectors: int) -> Any:
-    def sum_strip(constants, k, squares, largest, total):
-        """Set the largest t_c = constants[c] - squares[c] / 2 and Σ_c exp(t_c - largest) of a strip."""
+    def sum_strip(constants, k, squares, out):
+        """out = log Σ_c exp(t_c), t_c = constants[c] - squares[c] / 2, on a strip.
+
+        Where squares overflow the sum is no number, and `out` is -inf.
+        """
         width = vectors * LANES
         terms = constants[:k, None] - 0.5 * rows_of(squares, k, width)
         top = np.full(width, -np.inf)
@@ -186,10 +228,10 @@ def _make_sum_strip(vectors: int) -> Any:
             top = np.where(term > top, term, top)
         with np.errstate(invalid="ignore"):
             differences = terms - top
-        largest[:width] = top
-        total[:width] = exp(differences).sum(axis=0)
+            total = exp(differences).sum(axis=0)
+            out[:width] = np.where(total < np.inf, top + np.log(total), -np.inf)
 
-    def emit(e, constants, k, squares, largest, total):
+    def emit(e, constants, k, squares, out):
         b = e.builder
         tops = [e.variable(e.constant(-np.inf)) for _ in range(vectors)]
         half = e.constant(-0.5)
@@ -207,12 +249,13 @@ def _make_sum_strip(vectors: int) -> Any:
             differences = [b.fsub(e.load(squares, at), b.load(top)) for at, top in zip(places, tops, strict=True)]
             for value, sum_ in zip(emit_exp(e, differences), sums, strict=True):
                 b.store(b.fadd(b.load(sum_), value), sum_)
-        for v, (top, sum_) in enumerate(zip(tops, sums, strict=True)):
-            e.store(b.load(top), largest, v * e.lanes)
-            e.store(b.load(sum_), total, v * e.lanes)
+        totals = [b.load(sum_) for sum_ in sums]
+        for v, (top, total, logarithm) in enumerate(zip(tops, totals, _emit_log(e, totals), strict=True)):
+            sound = b.fcmp_ordered("<", total, e.constant(np.inf))
+            e.store(b.select(sound, b.fadd(b.load(top), logarithm), e.constant(-np.inf)), out, v * e.lanes)
 
-    def typed(typing_context, constants, k, squares, largest, total):
-        return void_intrinsic(emit, constants, k, squares, largest, total)
+    def typed(typing_context, constants, k, squares, out):
+        return void_intrinsic(emit, constants, k, squares, out)
 
     return intrinsic(typed) if COMPILED else sum_strip
 
@@ -262,9 +305,8 @@ def _add_triangle(wide, factor, x, d, out):
 
 
 @kernel
-def _square_strip(wide, form, factors, means, k, d, x, squares, work):
+def _square_strip(wide, form, factors, size, means, k, d, x, squares, work):
     """Squared distances of a strip of lanes from all components."""
-    size = len(factors) // k
     for c in range(k):
         factor, mean, out = rest(factors, c * size), rest(means, c * d), rest(squares, c * TILE_STRIDE)
         if form == FULL:
@@ -287,26 +329,28 @@ def _square_strip(wide, form, factors, means, k, d, x, squares, work):
 
 
 @kernel
+def _sum_strip(wide, constants, k, squares, out):
+    if wide:
+        _sum_wide(constants, k, squares, out)
+    else:
+        _sum_narrow(constants, k, squares, out)
+
+
+@kernel
 def squared_distances(form, factors, means, k, d, x, lanes, squares, work):
     """squares_c = |F_c (x - μ_c)|² of all components; `work` holds d features."""
+    size = len(factors) // k
+    factors, means, x, squares, work = rest(factors, 0), rest(means, 0), rest(x, 0), rest(squares, 0), rest(work, 0)
     i = 0
     while i < lanes:
         wide = lanes - i > 2 * LANES
-        _square_strip(wide, form, factors, means, k, d, x[i:], squares[i:], work)
+        _square_strip(wide, form, factors, size, means, k, d, rest(x, i), rest(squares, i), work)
         i += _WIDE * LANES if wide else LANES
-
-
-@kernel(flags=SEPARATE)
-def _finish(largest, total, lanes, out):
-    """out = largest + log total; -inf where squares overflow, which leaves a total that is no number."""
-    for i in range(lanes):
-        value = largest[i] + log_of_normal(total[i])
-        out[i] = value if total[i] < np.inf else -np.inf
 
 
 def mixture_work(k: int, d: int) -> int:
     """Features of `work` that `mixture_log_densities` needs."""
-    return k + d + 2
+    return k + d
 
 
 @kernel
@@ -317,21 +361,16 @@ def mixture_log_densities(form, constants, means, factors, x, lanes, out, work):
     """
     k = len(constants)
     d = len(means) // k
-    squares, deviations = work, rest(work, k * TILE_STRIDE)
-    largest = rest(work, (k + d) * TILE_STRIDE)
-    total = rest(work, (k + d + 1) * TILE_STRIDE)
+    size = len(factors) // k
+    constants, means, factors, x = rest(constants, 0), rest(means, 0), rest(factors, 0), rest(x, 0)
+    squares, deviations = rest(work, 0), rest(work, k * TILE_STRIDE)
     i = 0
     while i < lanes:
         # Two single vectors cost as much as a strip of four.
         wide = lanes - i > 2 * LANES
-        _square_strip(wide, form, factors, means, k, d, rest(x, i), rest(squares, i), deviations)
-        if wide:
-            _sum_wide(constants, k, rest(squares, i), rest(largest, i), rest(total, i))
-            i += _WIDE * LANES
-        else:
-            _sum_narrow(constants, k, rest(squares, i), rest(largest, i), rest(total, i))
-            i += LANES
-    _finish(largest, total, lanes, out)
+        _square_strip(wide, form, factors, size, means, k, d, rest(x, i), rest(squares, i), deviations)
+        _sum_strip(wide, constants, k, rest(squares, i), rest(out, i))
+        i += _WIDE * LANES if wide else LANES
 
 
 def factor_size(form: int, d: int) -> int:
@@ -356,6 +395,7 @@ def walk(factor, own, d, lanes, noise, x, candidate):
     Rows of L one after the other, each from the left.
     """
     stride = triangle_stride(lanes) if own else 1
+    factor, noise, x, candidate = rest(factor, 0), rest(noise, 0), rest(x, 0), rest(candidate, 0)
     for i in range(0, lanes - lanes % (_WIDE * LANES), _WIDE * LANES):
         entry = i if own else 0
         for r in range(d):

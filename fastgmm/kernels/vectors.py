@@ -91,7 +91,8 @@ def _pointer(context: Any, builder: ir.IRBuilder, array_type: Any, array: ir.Val
 
 def void_intrinsic(emit: Callable[..., None], *arguments: Any) -> tuple[Any, Callable[..., ir.Value]]:
     """What Numba asks of an intrinsic whose instructions `emit(emitter, *values)` writes; arrays come as pointers."""
-    signature = types.void(*(a if isinstance(a, types.Array) else types.intp for a in arguments))
+    kinds = (types.Array, types.CPointer)
+    signature = types.void(*(a if isinstance(a, kinds) else types.intp for a in arguments))
 
     def generate(context: Any, builder: ir.IRBuilder, signature: Any, values: Any) -> ir.Value:
         operands = [

@@ -322,8 +322,9 @@ def _take_all(
         interrupted = True
     if run.kept < schedule.draws:
         draws, densities = draws[:, : run.kept].copy(), densities[:, : run.kept].copy()
-    kept_warmup = (warm_draws, warm_densities) if schedule.store_warmup else (None, None)
-    return _Left(draws, densities, *kept_warmup, interrupted)
+    if schedule.store_warmup:
+        return _Left(draws, densities, warm_draws, warm_densities, interrupted)
+    return _Left(draws, densities, None, None, interrupted)
 
 
 @contextlib.contextmanager

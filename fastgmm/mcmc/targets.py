@@ -218,8 +218,8 @@ def _check_signature(target: Any, name: str, argument_types: tuple[Any, ...], *,
     except Exception as error:  # Numba's own, and others, such as TypeError where the number of arguments is wrong
         raise TypeError(_compile_message(name, error, vectorized)) from None
     if signature is None:
-        error = TypeError("its declared signatures do not fit these arguments")
-        raise TypeError(_compile_message(name, error, vectorized))
+        unfit = TypeError("its declared signatures do not fit these arguments")
+        raise TypeError(_compile_message(name, unfit, vectorized))
     returned = signature.return_type
     if not vectorized and not isinstance(returned, (types.Float, types.Integer, types.IntegerLiteral)):
         raise TypeError(_return_message(name, str(returned)))
