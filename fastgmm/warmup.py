@@ -17,6 +17,7 @@ import numpy as np
 
 from fastgmm import GaussianMixture, Mixture, sample
 from fastgmm.kernels._jit import CACHE_FOLDER, COMPILED
+from fastgmm.mcmc import Independence, Mixed, MixtureLocal, ModeJump, RandomWalk
 
 STRUCTURES = ("full", "tied", "diag", "spherical")
 
@@ -139,6 +140,8 @@ def _log_density(x: np.ndarray) -> float:
 
 
 def _draw() -> None:
-    """A short chain of a function and one of a mixture."""
-    sample(_log_density, start=np.zeros(1), draws=2, chains=2, warmup=0, seed=0)
-    sample(Mixture(weights=[1.0], means=[[0.0]], covariances=[[[1.0]]]), draws=2, chains=2, warmup=0, seed=0)
+    """Short chains: of a function, and of a mixture by every kernel."""
+    sample(_log_density, start=np.zeros(1), draws=2, chains=2, warmup=2, seed=0)
+    mixture = Mixture([0.5, 0.5], [[0.0], [1.0]], [[[1.0]], [[2.0]]])
+    kernels = (RandomWalk(), RandomWalk(adapt="am"), Independence(mixture), MixtureLocal(mixture), ModeJump(mixture))
+    sample(mixture, draws=2, chains=2, warmup=2, seed=0, kernel=Mixed([(kernel, 1.0) for kernel in kernels]))

@@ -20,6 +20,7 @@ import numba
 import numpy as np
 
 from fastgmm import GaussianMixture, Mixture, sample
+from fastgmm.mcmc import Independence, Mixed, MixtureLocal, ModeJump, RandomWalk
 
 warnings.simplefilter("ignore")
 random = np.random.default_rng(1)
@@ -41,7 +42,9 @@ def log_density(x, scale):
     return -0.5 * np.sum((x / scale) ** 2)
 
 sample(log_density, start=np.zeros(2), draws=5, args=(3.0,), seed=0)
-sample(Mixture([0.5, 0.5], np.eye(2), np.stack([np.eye(2)] * 2)), draws=5, seed=0)
+mixture = Mixture([0.5, 0.5], np.eye(2), np.stack([np.eye(2)] * 2))
+kernels = RandomWalk(), Independence(mixture), MixtureLocal(mixture), ModeJump(mixture), RandomWalk(adapt="am")
+sample(mixture, draws=5, seed=0, kernel=Mixed([(kernel, 1.0) for kernel in kernels]))
 """
 
 
