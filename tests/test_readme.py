@@ -40,6 +40,7 @@ def run_program(program, folder):
     return subprocess.run([sys.executable, str(path)], cwd=folder, env=environment, capture_output=True, text=True)
 
 
+@pytest.mark.compiled  # its chains are long for plain Python
 @pytest.mark.skipif(not README.exists(), reason="there is no README.md beside the tests")
 def test_readme_runs(tmp_path):
     blocks = python_blocks(README.read_text(encoding="utf-8"))
@@ -60,7 +61,13 @@ FOUND = pkgutil.walk_packages(fastgmm.__path__, "fastgmm.")
 MODULES = ["fastgmm", *(module.name for module in FOUND if "__main__" not in module.name)]
 
 
-@pytest.mark.parametrize("name", MODULES)
+# Chains are long for plain Python.
+CHAINS = ("fastgmm.mcmc", "fastgmm.testing", "fastgmm.math")
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=[pytest.mark.compiled] * name.startswith(CHAINS)) for name in MODULES]
+)
 def test_docstring_examples(name, tmp_path, monkeypatch):
     try:
         module = importlib.import_module(name)

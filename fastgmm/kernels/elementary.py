@@ -28,6 +28,7 @@ _MANTISSA_BITS = np.uint64(52)
 _TWO, _TWO_LESS_ROOT = np.uint64(0x4000000000000000), np.uint64(0x4000000000000000 - 0x3FE6A09E667F3BCD)
 _ROUNDED, _ROUNDED_BIAS = np.uint64(0x4330000000000000), 2.0**52 + 1024.0
 
+_SPLITTER = 2.0**27 + 1.0
 _INF, _NAN = math.inf, math.nan
 _LARGEST_OF_EXP = 709.782712893384  # the next float64 overflows
 _SMALLEST_OF_EXP = -745.1332191019412  # the next rounds to 0
@@ -55,8 +56,17 @@ LOG_COEFFICIENTS = (_L1, _L2, _L3, _L4, _L5, _L6, _L7)
 def _make_fma():
     def fma(a, b, c):
         """a b + c, rounded once."""
-        if not (math.isfinite(a) and math.isfinite(b)):
-            return a * b + c
+        a, b, c = float(a), float(b), float(c)
+        product = a * b
+        if 1e-200 < abs(product) < 1e200 and max(abs(a), abs(b), abs(c)) < 1e200:
+            # The product's rounding error in halves of the factors (Dekker 1971), and a sum that is rounded once.
+            a_high, b_high = _SPLITTER * a, _SPLITTER * b
+            a_high, b_high = a_high - (a_high - a), b_high - (b_high - b)
+            a_low, b_low = a - a_high, b - b_high
+            error = ((a_high * b_high - product) + a_high * b_low + a_low * b_high) + a_low * b_low
+            return math.fsum((product, error, c))
+        if a == 0.0 or b == 0.0 or not (math.isfinite(a) and math.isfinite(b)):
+            return product + c
         if not math.isfinite(c):
             return c
         exact = Fraction(a) * Fraction(b) + Fraction(c)
