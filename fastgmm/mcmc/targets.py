@@ -121,7 +121,7 @@ def _plain_target(target: Any, values: tuple[Any, ...], vectorized: bool) -> Tar
             out[i] = value
 
     def of_all_lanes(x: np.ndarray, lanes: int, out: np.ndarray, packed: np.ndarray) -> None:
-        out[:lanes] = many(np.ascontiguousarray(_rows(x, lanes)))
+        out[:lanes] = many(np.array(_rows(x, lanes), order="C"))
 
     none = np.zeros(0, dtype=np.int64)
     if vectorized:
