@@ -10,7 +10,7 @@ from threadpoolctl import threadpool_limits
 
 from bench.problems import Problem, make_rows, make_start
 from fastgmm import GaussianMixture
-from fastgmm.covariance import STRUCTURES, Parameters
+from fastgmm.covariance import STRUCTURES, Parameters, flat
 from fastgmm.em.initialise import STARTS
 from fastgmm.kernels._jit import TILE_ROWS, TILE_STRIDE, threads
 from fastgmm.kernels.math import log
@@ -123,8 +123,10 @@ def test_kmeans_start(benchmark, features):
     """k-means++ and Lloyd's iterations; how many there are depends on the rows alone."""
     source = ArrayRows(make_rows(_problem("spherical", features)))
 
+    prior = flat(1e-6, features)
+
     def start():
-        return STARTS["kmeans"](source, COMPONENTS, STRUCTURES["spherical"], 1e-6, np.random.RandomState(0))
+        return STARTS["kmeans"](source, COMPONENTS, STRUCTURES["spherical"], prior, np.random.RandomState(0))
 
     assert _run(benchmark, start).failed < 0
 

@@ -3,7 +3,7 @@
 from typing import Any
 
 import numpy as np
-from sklearn.utils.validation import check_array, validate_data
+from sklearn.utils.validation import _check_sample_weight, check_array, validate_data
 
 
 def check_rows(estimator: Any, X: Any, *, fitting: bool) -> np.ndarray:
@@ -19,6 +19,23 @@ def check_rows(estimator: Any, X: Any, *, fitting: bool) -> np.ndarray:
     least = 2 if fitting else 1
     rows = validate_data(estimator, X, reset=fitting, dtype="numeric", ensure_min_samples=least)
     return np.asarray(rows)
+
+
+def check_weights(sample_weight: Any, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
+    """The rows that have a weight above zero, and their weights (n,) as float64; None where all rows count alike.
+
+    Raises
+    ------
+    ValueError
+        If the weights are not one for each row, or negative, NaN, infinite or all zero.
+    """
+    if sample_weight is None:
+        return rows, None
+    weights = _check_sample_weight(sample_weight, rows, dtype=np.float64, ensure_non_negative=True)
+    kept = weights > 0
+    if not kept.any():  # early releases of scikit-learn let it pass
+        raise ValueError("Sample weights must contain at least one non-zero number.")
+    return (rows, weights) if kept.all() else (rows[kept], weights[kept])
 
 
 def check_points(X: Any, n_features: int) -> tuple[np.ndarray, tuple[int, ...]]:

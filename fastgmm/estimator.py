@@ -15,8 +15,8 @@ from sklearn.utils._param_validation import Interval, StrOptions
 from sklearn.utils.validation import check_is_fitted
 
 from fastgmm import criteria
-from fastgmm.covariance import STRUCTURES, Parameters, Update
-from fastgmm.data import check_rows, computes_in_float64
+from fastgmm.covariance import STRUCTURES, Hyperparameters, Parameters, Update, flat
+from fastgmm.data import check_rows, check_weights, computes_in_float64
 from fastgmm.em import engine
 from fastgmm.em.initialise import STARTS, start_from_responsibilities
 from fastgmm.kernels._jit import threads
@@ -198,7 +198,7 @@ class GaussianMixture(DensityMixin, BaseEstimator):
         self.n_jobs = n_jobs
 
     @_fit_context(prefer_skip_nested_validation=True)
-    def fit(self, X: Any, y: Any = None) -> "GaussianMixture":
+    def fit(self, X: Any, y: Any = None, sample_weight: Any = None) -> "GaussianMixture":
         """Estimate the mixture by expectation-maximisation.
 
         Parameters
@@ -207,6 +207,9 @@ class GaussianMixture(DensityMixin, BaseEstimator):
             Rows. Float64 and float32 of any strides are read in place; other types are cast block by block.
         y : ignored
             For compatibility with pipelines.
+        sample_weight : array-like of shape (n,), optional
+            Weights of the rows: a row of weight 3 counts as three rows, one of weight 0 as none. Rows of weight above
+            zero are copied if there are others.
 
         Returns
         -------
@@ -215,7 +218,7 @@ class GaussianMixture(DensityMixin, BaseEstimator):
         Raises
         ------
         ValueError
-            If X or a parameter is invalid, or (DegenerateFitError) every start failed.
+            If X, a weight or a parameter is invalid, or (DegenerateFitError) every start failed.
 
         Warns
         -----
@@ -226,24 +229,25 @@ class GaussianMixture(DensityMixin, BaseEstimator):
         RegularisationWarning
             If `reg_covar` is more than a tenth of the variance of a feature; it names the features.
         """
-        self._fit(X)
+        self._fit(X, sample_weight)
         return self
 
     @_fit_context(prefer_skip_nested_validation=True)
-    def fit_predict(self, X: Any, y: Any = None) -> np.ndarray:
+    def fit_predict(self, X: Any, y: Any = None, sample_weight: Any = None) -> np.ndarray:
         """Fit, and return the most probable component of each row, shape (n,); the same as fit(X).predict(X)."""
-        rows = self._fit(X)
+        rows = self._fit(X, sample_weight)
         return self._evaluate(rows, "labels")
 
-    def _fit(self, X: Any) -> np.ndarray:
+    def _fit(self, X: Any, sample_weight: Any) -> np.ndarray:
         """Fit all starts and set the attributes; on any error the estimator is left as it was."""
         before = self.__dict__.copy()
         try:
             rows = check_rows(self, X, fitting=True)
+            counted, weights = check_weights(sample_weight, rows)
             warm = self.warm_start and "converged_" in before
-            self._check_against_data(rows, warm)
+            self._check_against_data(counted, warm)
             with threads(self.n_jobs):
-                best = self._best_run(ArrayRows(rows), warm)
+                best = self._best_run(ArrayRows(counted, weights), warm)
         except BaseException:
             self.__dict__ = before
             raise
@@ -251,7 +255,7 @@ class GaussianMixture(DensityMixin, BaseEstimator):
         if self.max_iter > 0:
             if not best.converged:
                 warnings.warn(_NOT_CONVERGED, ConvergenceWarning, stacklevel=4)
-            self._warn_of_degenerate_components(best.parameters, rows.shape[0])
+            self._warn_of_degenerate_components(best.parameters, counted.shape[0])
             self._warn_of_regularisation(best.parameters)
         return rows
 
@@ -287,6 +291,10 @@ class GaussianMixture(DensityMixin, BaseEstimator):
             raise self._all_failed(failures)
         return best
 
+    def _prior(self, n_features: int) -> Hyperparameters:
+        """What joins the statistics of these rows when they are maximised."""
+        return flat(self.reg_covar, n_features)
+
     def _run(self, source: ArrayRows, random: np.random.RandomState, warm: bool, printer: "_Printer") -> engine.Run:
         structure = STRUCTURES[self.covariance_type]
         start = Update(self._parameters(), -1, False) if warm else self._start(source, random)
@@ -298,7 +306,7 @@ class GaussianMixture(DensityMixin, BaseEstimator):
             start.parameters,
             structure,
             tol=self.tol,
-            reg_covar=self.reg_covar,
+            prior=self._prior(source.n_features),
             max_iter=self.max_iter,
             before=self.lower_bound_ if warm else -math.inf,
             report=printer.step,
@@ -309,7 +317,8 @@ class GaussianMixture(DensityMixin, BaseEstimator):
         structure = STRUCTURES[self.covariance_type]
         given = (self.weights_init, self.means_init, self.precisions_init)
         if any(part is None for part in given):
-            found = STARTS[self.init_params](source, self.n_components, structure, self.reg_covar, random)
+            prior = self._prior(source.n_features)
+            found = STARTS[self.init_params](source, self.n_components, structure, prior, random)
             return self._override(found)
         placeholder = np.empty(0)
         return self._override(Update(Parameters(placeholder, placeholder, placeholder, placeholder), -1, False))
@@ -449,30 +458,31 @@ class GaussianMixture(DensityMixin, BaseEstimator):
         check_is_fitted(self)
         return self._evaluate(check_rows(self, X, fitting=False), "log_likelihoods")
 
-    def score(self, X: Any, y: Any = None) -> float:
-        """Mean log-likelihood per row, in nats."""
-        check_is_fitted(self)
-        rows = check_rows(self, X, fitting=False)
-        return self._total_log_likelihood(rows) / len(rows)
+    def score(self, X: Any, y: Any = None, sample_weight: Any = None) -> float:
+        """Mean log-likelihood per row, in nats; with weights (n,) the weighted mean."""
+        log_likelihood, total_weight = self._total_log_likelihood(X, sample_weight)
+        return log_likelihood / total_weight
 
-    def _total_log_likelihood(self, rows: np.ndarray) -> float:
-        """Sum of the log-likelihood, a block of rows at a time."""
-        return math.fsum(
-            len(block) * float(self._evaluate(block, "log_likelihoods").mean())
-            for block in (rows[i : i + _EVALUATED_ROWS] for i in range(0, len(rows), _EVALUATED_ROWS))
-        )
-
-    def bic(self, X: Any) -> float:
-        """Bayesian information criterion on X; the lower the better."""
+    def _total_log_likelihood(self, X: Any, sample_weight: Any) -> tuple[float, float]:
+        """Sum of the log-likelihood, a block of rows at a time, and of the weights."""
         check_is_fitted(self)
-        rows = check_rows(self, X, fitting=False)
-        return criteria.bic(self._total_log_likelihood(rows), self._n_parameters(), len(rows))
+        rows, weights = check_weights(sample_weight, check_rows(self, X, fitting=False))
+        total_weight = float(len(rows) if weights is None else weights.sum())
+        parts = []
+        for start in range(0, len(rows), _EVALUATED_ROWS):
+            block = slice(start, start + _EVALUATED_ROWS)
+            values = self._evaluate(rows[block], "log_likelihoods").astype(np.float64, copy=False)
+            parts.append(float(values.sum() if weights is None else weights[block] @ values))
+        return math.fsum(parts), total_weight
 
-    def aic(self, X: Any) -> float:
-        """Akaike information criterion on X; the lower the better."""
-        check_is_fitted(self)
-        rows = check_rows(self, X, fitting=False)
-        return criteria.aic(self._total_log_likelihood(rows), self._n_parameters())
+    def bic(self, X: Any, sample_weight: Any = None) -> float:
+        """Bayesian information criterion on X; the lower the better. With weights (n,), n is their sum."""
+        log_likelihood, total_weight = self._total_log_likelihood(X, sample_weight)
+        return criteria.bic(log_likelihood, self._n_parameters(), total_weight)
+
+    def aic(self, X: Any, sample_weight: Any = None) -> float:
+        """Akaike information criterion on X, of weights (n,) if given; the lower the better."""
+        return criteria.aic(self._total_log_likelihood(X, sample_weight)[0], self._n_parameters())
 
     def sample(self, n_samples: int = 1) -> tuple[np.ndarray, np.ndarray]:
         """Draw points from the fitted mixture.
@@ -505,8 +515,9 @@ class GaussianMixture(DensityMixin, BaseEstimator):
     def _initialize(self, X: np.ndarray, resp: np.ndarray) -> None:
         """Set the parameters that `resp` (n, k) and the given inits imply; scikit-learn's tests call it."""
         structure = STRUCTURES[self.covariance_type]
+        source = ArrayRows(np.asarray(X))
         found = start_from_responsibilities(
-            ArrayRows(np.asarray(X)), lambda i, j: resp[i:j], self.n_components, structure, self.reg_covar
+            source, lambda i, j: resp[i:j], self.n_components, structure, self._prior(source.n_features)
         )
         start = self._override(found)
         self._set_fitted(engine.Run(start.parameters), np.asarray(X).dtype)

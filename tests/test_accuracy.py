@@ -9,7 +9,7 @@ import pytest
 import reference
 
 from fastgmm import Mixture
-from fastgmm.covariance import STRUCTURES, Parameters
+from fastgmm.covariance import STRUCTURES, Parameters, flat
 from fastgmm.kernels import centred, expanded
 from fastgmm.kernels._jit import COMPILED
 from fastgmm.sources import ArrayRows
@@ -373,7 +373,7 @@ def test_covariances_of_a_step_agree_between_expanded_and_centred(structure, d, 
     source = ArrayRows(rows)
     forms = (STRUCTURES[structure].form(parameters, source.single), STRUCTURES[structure].centred_form(parameters))
     assert type(forms[0]) is expanded_class(structure, 3, d) and forms[0].means.dtype == dtype
-    fast, exact = (STRUCTURES[structure].maximise(source.reduce(form), 0.0).parameters for form in forms)
+    fast, exact = (STRUCTURES[structure].maximise(source.reduce(form), flat(0.0, d)).parameters for form in forms)
     # In units of the new width: F (Σ' - Σ) Fᵀ for the F of Σ.
     factors = reference.dense(exact.factors, structure, 3, d)
     difference = reference.dense(fast.covariances, structure, 3, d) - reference.dense(

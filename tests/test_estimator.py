@@ -533,8 +533,8 @@ def failing_starts(count):
     """A start that fails its first `count` times, on a singular covariance, and then is as "random"."""
     calls = []
 
-    def start(source, k, structure, reg_covar, random):
-        found = STARTS["random"](source, k, structure, reg_covar, random)
+    def start(source, k, structure, prior, random):
+        found = STARTS["random"](source, k, structure, prior, random)
         calls.append(1)
         return found._replace(failed=0) if len(calls) <= count else found
 

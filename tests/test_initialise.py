@@ -9,7 +9,7 @@ from sklearn.cluster import KMeans, kmeans_plusplus
 from sklearn.datasets import load_digits, make_blobs
 from sklearn.metrics import adjusted_rand_score
 
-from fastgmm.covariance import STRUCTURES
+from fastgmm.covariance import STRUCTURES, flat
 from fastgmm.em import initialise
 from fastgmm.sources import ArrayRows
 
@@ -22,7 +22,7 @@ X, LABELS = make_blobs(200, n_features=2, centers=[[0, 0], [9, 1], [0, 12]], ran
 def start(init_params, rows=X, k=3, covariance_type="full", reg_covar=1e-6, seed=0):
     structure = STRUCTURES[covariance_type]
     random = np.random.RandomState(seed)
-    return initialise.STARTS[init_params](ArrayRows(rows), k, structure, reg_covar, random)
+    return initialise.STARTS[init_params](ArrayRows(rows), k, structure, flat(reg_covar, rows.shape[1]), random)
 
 
 def inertia_of(rows, centres):
@@ -346,7 +346,7 @@ def test_the_random_state_moves_on():
     source = ArrayRows(X)
     for init_params in initialise.STARTS:
         draw = initialise.STARTS[init_params]
-        one, two = (draw(source, 5, STRUCTURES["full"], 1e-6, random).parameters.means for _ in range(2))
+        one, two = (draw(source, 5, STRUCTURES["full"], flat(1e-6, 2), random).parameters.means for _ in range(2))
         assert not np.array_equal(one, two), init_params
 
 
@@ -354,7 +354,7 @@ def test_the_random_state_moves_on():
 def test_given_responsibilities(covariance_type):
     shares = np.eye(3)[LABELS]
     found = initialise.start_from_responsibilities(
-        ArrayRows(X), lambda begin, end: shares[begin:end], 3, STRUCTURES[covariance_type], 1e-6
+        ArrayRows(X), lambda begin, end: shares[begin:end], 3, STRUCTURES[covariance_type], flat(1e-6, 2)
     ).parameters
     for c in range(3):
         np.testing.assert_allclose(found.means[c], X[c == LABELS].mean(axis=0), rtol=1e-12)

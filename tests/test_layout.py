@@ -16,7 +16,7 @@ from fastgmm.em.initialise import STARTS
 PACKAGE = Path(fastgmm.__file__).parent
 
 VERBS = {
-    "maximise": ("statistics", "reg_covar"),
+    "maximise": ("statistics", "prior"),
     "form": ("parameters", "single"),
     "centred_form": ("parameters",),
     "second_moments": ("deviations", "responsibilities"),
@@ -147,7 +147,7 @@ def test_public_names():
     for name in fastgmm.__all__:
         assert inspect.getdoc(getattr(fastgmm, name))
     assert fastgmm.__version__.count(".") == 2
-    assert covariance.__all__ == ["STRUCTURES", "Parameters", "Update"]
+    assert covariance.__all__ == ["STRUCTURES", "Hyperparameters", "Parameters", "Update", "flat"]
 
 
 def test_numba_is_decorated_in_one_place():

@@ -4,6 +4,7 @@ from typing import Any
 
 import numpy as np
 
+from fastgmm.covariance.prior import Hyperparameters
 from fastgmm.covariance.update import Parameters, Update, has_jumped, move, variance_floors
 from fastgmm.kernels import centred, expanded
 from fastgmm.statistics import Statistics
@@ -14,13 +15,13 @@ MATRICES = False
 SHARED = False
 
 
-def maximise(statistics: Statistics, reg_covar: float) -> Update:
-    """Parameters that maximise the expected log-likelihood, `reg_covar` added to the variances."""
-    moved = move(statistics)
+def maximise(statistics: Statistics, prior: Hyperparameters) -> Update:
+    """Parameters that maximise the expected log-likelihood and log-prior, the ridge added to the variances."""
+    moved = move(statistics, prior)
     # σ²_cj = Σ_i r_ic (x_ij - μ_cj)² / N_c = second_cj / N_c - δ_cj²
     variances = statistics.second / moved.counts[:, None] - moved.shifts**2
     jumped = has_jumped(moved.shifts, variances, moved.means)
-    covariances = variances + reg_covar
+    covariances = variances + prior.ridge
     factors, failed = _factorise(covariances, variance_floors(moved.means))
     return Update(Parameters(moved.weights, moved.means, covariances, factors), failed, jumped)
 

@@ -4,6 +4,7 @@ from typing import Any
 
 import numpy as np
 
+from fastgmm.covariance.prior import Hyperparameters
 from fastgmm.covariance.update import SMALLEST_COUNT, Parameters, Update, is_jump, variance_floor
 from fastgmm.kernels import centred, expanded
 from fastgmm.kernels._jit import kernel
@@ -28,7 +29,7 @@ def factorise_all(covariances, floors, factors):
 
 
 @kernel
-def _maximise(centres, weight, first, second, reg_covar):
+def _maximise(centres, weight, first, second, ridge):
     """Everything between two passes in one call: of little data, calls would take longer than the passes."""
     k, d = centres.shape
     counts, weights, total = np.empty(k), np.empty(k), 0.0
@@ -52,14 +53,14 @@ def _maximise(centres, weight, first, second, reg_covar):
                 covariances[c, j, m] = value
                 covariances[c, m, j] = value
             jumped |= is_jump(shift, covariances[c, j, j], mean)
-            covariances[c, j, j] += reg_covar
+            covariances[c, j, j] += ridge[j]
     failed = factorise_all(covariances, floors, factors)
     return weights, means, covariances, factors, failed, jumped
 
 
-def maximise(statistics: Statistics, reg_covar: float) -> Update:
-    """Parameters that maximise the expected log-likelihood, `reg_covar` added to the diagonals."""
-    *parameters, failed, jumped = _maximise(*statistics[:3], np.ascontiguousarray(statistics.second), float(reg_covar))
+def maximise(statistics: Statistics, prior: Hyperparameters) -> Update:
+    """Parameters that maximise the expected log-likelihood and log-prior, the ridge added to the diagonals."""
+    *parameters, failed, jumped = _maximise(*statistics[:3], np.ascontiguousarray(statistics.second), prior.ridge)
     return Update(Parameters(*parameters), failed, jumped)
 
 

@@ -4,6 +4,7 @@ from typing import Any
 
 import numpy as np
 
+from fastgmm.covariance.prior import Hyperparameters
 from fastgmm.covariance.update import Parameters, Update, has_jumped, move, variance_floors
 from fastgmm.kernels import centred, expanded
 from fastgmm.statistics import Statistics
@@ -14,14 +15,14 @@ MATRICES = False
 SHARED = False
 
 
-def maximise(statistics: Statistics, reg_covar: float) -> Update:
-    """Parameters that maximise the expected log-likelihood, `reg_covar` added to the variances."""
-    moved = move(statistics)
+def maximise(statistics: Statistics, prior: Hyperparameters) -> Update:
+    """Parameters that maximise the expected log-likelihood and log-prior, the mean ridge added to the variances."""
+    moved = move(statistics, prior)
     d = moved.means.shape[1]
     # σ²_c = Σ_i r_ic |x_i - μ_c|² / (d N_c) = (second_c / N_c - |δ_c|²) / d
     variances = (statistics.second / moved.counts - (moved.shifts**2).sum(1)) / d
     jumped = has_jumped(moved.shifts, variances[:, None], moved.means)
-    covariances = variances + reg_covar
+    covariances = variances + prior.ridge.mean()
     factors, failed = _factorise(covariances, variance_floors(moved.means).mean(1))
     return Update(Parameters(moved.weights, moved.means, covariances, factors), failed, jumped)
 

@@ -5,6 +5,7 @@ from typing import Any
 import numpy as np
 
 from fastgmm.covariance import full
+from fastgmm.covariance.prior import Hyperparameters
 from fastgmm.covariance.update import Parameters, Update, has_jumped, move, variance_floors
 from fastgmm.kernels import centred, expanded
 from fastgmm.statistics import Statistics
@@ -15,14 +16,14 @@ MATRICES = True
 SHARED = True
 
 
-def maximise(statistics: Statistics, reg_covar: float) -> Update:
-    """Parameters that maximise the expected log-likelihood, `reg_covar` added to the diagonal."""
-    moved = move(statistics)
+def maximise(statistics: Statistics, prior: Hyperparameters) -> Update:
+    """Parameters that maximise the expected log-likelihood and log-prior, the ridge added to the diagonal."""
+    moved = move(statistics, prior)
     # Σ = Σ_c Σ_i r_ic (x_i - μ_c)(x_i - μ_c)ᵀ / N = (second - Σ_c N_c δ_c δ_cᵀ) / N
     scatter = np.tril(statistics.second) - np.tril((moved.shifts.T * moved.counts) @ moved.shifts)
     covariance = (scatter + np.tril(scatter, -1).T) / moved.counts.sum()
     jumped = has_jumped(moved.shifts, np.diag(covariance), moved.means)
-    covariance[np.diag_indices_from(covariance)] += reg_covar
+    covariance[np.diag_indices_from(covariance)] += prior.ridge
     floors = variance_floors(moved.means).min(0)
     factors = np.empty_like(covariance)
     failed = full.factorise_all(covariance[None], floors[None], factors[None])

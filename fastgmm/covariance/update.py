@@ -4,6 +4,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from fastgmm.covariance.prior import Hyperparameters
 from fastgmm.kernels._jit import kernel
 from fastgmm.statistics import Statistics
 
@@ -36,7 +37,7 @@ class Update(NamedTuple):
 
 
 class Moved(NamedTuple):
-    """Weights and means that maximise the expected log-likelihood."""
+    """Weights and means that maximise the expected log-likelihood and log-prior."""
 
     counts: np.ndarray  # (k,): rows per component, never 0
     weights: np.ndarray  # (k,)
@@ -44,11 +45,12 @@ class Moved(NamedTuple):
     shifts: np.ndarray  # (k, d): means - centres
 
 
-def move(statistics: Statistics) -> Moved:
-    """New weights and means. An empty component keeps its mean."""
+def move(statistics: Statistics, prior: Hyperparameters) -> Moved:
+    """New weights and means; the prior has joined the statistics. Without one an empty component keeps its mean."""
     counts = statistics.weight + SMALLEST_COUNT
-    shifts = statistics.first / counts[:, None]
-    return Moved(counts, counts / counts.sum(), statistics.centres + shifts, shifts)
+    shares = counts + prior.concentration
+    shifts = statistics.first / (counts + prior.shrinkage)[:, None]
+    return Moved(counts, shares / shares.sum(), statistics.centres + shifts, shifts)
 
 
 @kernel

@@ -7,7 +7,7 @@ from types import ModuleType
 
 import numpy as np
 
-from fastgmm.covariance import Parameters, Update
+from fastgmm.covariance import Hyperparameters, Parameters, Update
 from fastgmm.em.convergence import has_converged
 from fastgmm.sources import ArrayRows
 from fastgmm.statistics import Statistics
@@ -39,7 +39,7 @@ def run(
     structure: ModuleType,
     *,
     tol: float,
-    reg_covar: float,
+    prior: Hyperparameters,
     max_iter: int,
     before: float = -math.inf,
     report: Callable[[int, float], None] | None = None,
@@ -54,8 +54,10 @@ def run(
         Where to begin.
     structure : module
         A value of `covariance.STRUCTURES`.
-    tol, reg_covar, max_iter
+    tol, max_iter
         As `GaussianMixture` has them.
+    prior : Hyperparameters
+        What joins the statistics when they are maximised.
     before : float
         Log-likelihood per row before the first step, when an earlier run is continued.
     report : callable, optional
@@ -69,8 +71,8 @@ def run(
             statistics = source.reduce(structure.centred_form(parameters))
         if statistics.lost:
             return Run(parameters, log_likelihoods, failure=_describe_lost(iteration, statistics.lost))
-        log_likelihoods.append(statistics.log_likelihood / source.n_rows)
-        update = maximise(source, statistics, parameters, structure, reg_covar)
+        log_likelihoods.append(statistics.log_likelihood / source.total_weight)
+        update = maximise(source, statistics, parameters, structure, prior)
         if update.failed >= 0:
             return Run(parameters, log_likelihoods, failure=_describe_failed(iteration, update.failed, structure))
         parameters = update.parameters
@@ -84,15 +86,15 @@ def run(
 
 
 def maximise(
-    source: ArrayRows, statistics: Statistics, parameters: Parameters, structure: ModuleType, reg_covar: float
+    source: ArrayRows, statistics: Statistics, parameters: Parameters, structure: ModuleType, prior: Hyperparameters
 ) -> Update:
     """Maximise, with the moments taken again about the new means if they lost digits where they were taken."""
-    update: Update = structure.maximise(statistics, reg_covar)
+    update: Update = structure.maximise(statistics, prior)
     if update.jumped or update.failed >= 0:
         means = update.parameters.means
         centres = means if np.isfinite(means).all() else parameters.means
         again = source.reduce(structure.centred_form(parameters), centres=centres)
-        update = structure.maximise(again, reg_covar)
+        update = structure.maximise(again, prior)
     return update
 
 

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from fastgmm.covariance import Update
+from fastgmm.covariance import Hyperparameters, Update, flat
 from fastgmm.covariance.update import move
 from fastgmm.kernels import distances
 from fastgmm.kernels._jit import TILE_ROWS
@@ -39,7 +39,7 @@ TOO_LARGE = (
 
 
 def start_from_kmeans(
-    source: ArrayRows, k: int, structure: ModuleType, reg_covar: float, random: np.random.RandomState
+    source: ArrayRows, k: int, structure: ModuleType, prior: Hyperparameters, random: np.random.RandomState
 ) -> Update:
     """Each row wholly in the component of its nearest k-means centre."""
     sample = _Sample(_some_rows(source, k, random))
@@ -50,38 +50,38 @@ def start_from_kmeans(
         clusters = partial(_cut, sample.rows, found.labels)
     else:
         clusters = partial(_assign, source, found.centres)
-    update: Update = structure.maximise(_cluster_moments(clusters, found.centres, structure), reg_covar)
+    update: Update = structure.maximise(_cluster_moments(clusters, found.centres, structure), prior)
     if update.jumped:
         centres = update.parameters.means
-        update = structure.maximise(_cluster_moments(clusters, centres, structure), reg_covar)
+        update = structure.maximise(_cluster_moments(clusters, centres, structure), prior)
     return update
 
 
 def start_from_seeds(
-    source: ArrayRows, k: int, structure: ModuleType, reg_covar: float, random: np.random.RandomState
+    source: ArrayRows, k: int, structure: ModuleType, prior: Hyperparameters, random: np.random.RandomState
 ) -> Update:
-    """Means on rows picked by k-means++; covariances of `reg_covar` alone, as scikit-learn's."""
+    """Means on rows picked by k-means++; covariances of the prior alone, or of `reg_covar`, as scikit-learn's."""
     sample = _Sample(_some_rows(source, k, random))
-    return start_at_rows(sample.rows[_seed(sample, k, random)], structure, reg_covar)
+    return start_at_rows(sample.rows[_seed(sample, k, random)], structure, prior)
 
 
 def start_from_random_rows(
-    source: ArrayRows, k: int, structure: ModuleType, reg_covar: float, random: np.random.RandomState
+    source: ArrayRows, k: int, structure: ModuleType, prior: Hyperparameters, random: np.random.RandomState
 ) -> Update:
-    """Means on different rows picked at random; covariances of `reg_covar` alone, as scikit-learn's."""
-    return start_at_rows(source.take(random.choice(source.n_rows, size=k, replace=False)), structure, reg_covar)
+    """Means on different rows picked at random; covariances as above."""
+    return start_at_rows(source.take(random.choice(source.n_rows, size=k, replace=False)), structure, prior)
 
 
-def start_at_rows(means: np.ndarray, structure: ModuleType, reg_covar: float) -> Update:
+def start_at_rows(means: np.ndarray, structure: ModuleType, prior: Hyperparameters) -> Update:
     """One row in each component."""
     k = len(means)
     second = structure.stack([structure.second_moments(np.zeros((1, means.shape[1])), np.ones(1))] * k)
-    update: Update = structure.maximise(Statistics(means, np.ones(k), np.zeros_like(means), second, 0.0, 0), reg_covar)
+    update: Update = structure.maximise(Statistics(means, np.ones(k), np.zeros_like(means), second, 0.0, 0), prior)
     return update
 
 
 def start_from_random_responsibilities(
-    source: ArrayRows, k: int, structure: ModuleType, reg_covar: float, random: np.random.RandomState
+    source: ArrayRows, k: int, structure: ModuleType, prior: Hyperparameters, random: np.random.RandomState
 ) -> Update:
     """Responsibilities drawn uniformly and normalised, row by row."""
     state = random.get_state()
@@ -93,7 +93,7 @@ def start_from_random_responsibilities(
         responsibilities /= responsibilities.sum(axis=1, keepdims=True)
         return responsibilities
 
-    return start_from_responsibilities(source, draw, k, structure, reg_covar)
+    return start_from_responsibilities(source, draw, k, structure, prior)
 
 
 def start_from_responsibilities(
@@ -101,15 +101,15 @@ def start_from_responsibilities(
     responsibilities: Callable[[int, int], np.ndarray],
     k: int,
     structure: ModuleType,
-    reg_covar: float,
+    prior: Hyperparameters,
 ) -> Update:
     """Maximise from given responsibilities; `responsibilities(start, stop)` has shape (stop - start, k).
 
     It is called for all rows in order, twice: for the means, then for the moments about them.
     """
     origin = np.repeat(source.take(np.arange(1)), k, axis=0)
-    means = move(_moments(source, responsibilities, origin, structure)).means
-    update: Update = structure.maximise(_moments(source, responsibilities, means, structure), reg_covar)
+    means = move(_moments(source, responsibilities, origin, structure), flat(0.0, source.n_features)).means
+    update: Update = structure.maximise(_moments(source, responsibilities, means, structure), prior)
     return update
 
 

@@ -60,10 +60,13 @@ class ArrayRows:
     ----------
     n_rows, n_features : int
         The shape of the rows.
+    total_weight : float
+        Sum of the weights; the number of rows where there are none.
     """
 
     def __init__(self, rows: np.ndarray, weights: np.ndarray | None = None) -> None:
         self.n_rows, self.n_features = rows.shape
+        self.total_weight = float(self.n_rows if weights is None else weights.sum())
         self._rows = rows
         self._weights = np.empty(0) if weights is None else weights
         self._buffers: dict[str, np.ndarray] = {}
