@@ -3,6 +3,7 @@
 import math
 import time
 import warnings
+from collections.abc import Callable
 from numbers import Integral, Real
 from types import ModuleType
 from typing import Any
@@ -19,6 +20,8 @@ from fastgmm.covariance import STRUCTURES, Hyperparameters, Parameters, Update, 
 from fastgmm.data import check_rows, check_weights, computes_in_float64
 from fastgmm.em import engine
 from fastgmm.em.initialise import STARTS, start_from_responsibilities
+from fastgmm.em.report import FitReport, StartReport, describe_degenerate, feature_variances, name_first
+from fastgmm.em.watch import Watch
 from fastgmm.kernels._jit import threads
 from fastgmm.mixture import Mixture
 from fastgmm.sources import ArrayRows
@@ -31,6 +34,10 @@ _ILL_DEFINED = (
 _NOT_CONVERGED = (
     "Best performing initialization did not converge. Try different init parameters, or increase max_iter, tol, or "
     "check for degenerate data."
+)
+_INTERRUPTED = (
+    "Interrupted in initialization {}: the best parameters so far are kept. They may be far from an optimum; "
+    "warm_start=True lets a further fit go on from them."
 )
 _EPS = float(np.finfo(np.float64).eps)
 _LARGEST_REGULARISATION = 0.1  # of a feature's variance, before we warn
@@ -94,6 +101,12 @@ class GaussianMixture(DensityMixin, BaseEstimator):
     n_jobs : int or None, default=None
         Threads for this estimator's calls: None leaves Numba's setting, -1 is all. What the caller had set is as
         before afterwards.
+    progress : bool, default=False
+        Show a bar for each start; needs tqdm.
+    callback : callable, default=None
+        Called after every EM iteration as `callback(iteration, mixture, log_likelihood)`, with the `Mixture` the
+        iteration began with and its mean log-likelihood per row. The fit ends, with the best parameters so far, if it
+        returns True or raises StopIteration.
 
     Attributes
     ----------
@@ -113,6 +126,8 @@ class GaussianMixture(DensityMixin, BaseEstimator):
         Mean log-likelihood per row before the best start's last step.
     lower_bounds_ : list of float
         The same for each of its steps.
+    fit_report_ : FitReport
+        How each start ended, and what is to be said of each component; prints as a table.
     n_features_in_ : int
         Number of features, d.
     feature_names_in_ : ndarray of shape (d,)
@@ -160,6 +175,8 @@ class GaussianMixture(DensityMixin, BaseEstimator):
         "verbose": ["verbose"],
         "verbose_interval": [Interval(Integral, 1, None, closed="left")],
         "n_jobs": [None, Integral],
+        "progress": ["boolean"],
+        "callback": [callable, None],
     }
 
     def __init__(
@@ -180,6 +197,8 @@ class GaussianMixture(DensityMixin, BaseEstimator):
         verbose: int = 0,
         verbose_interval: int = 10,
         n_jobs: int | None = None,
+        progress: bool = False,
+        callback: Callable[[int, Mixture, float], Any] | None = None,
     ) -> None:
         self.n_components = n_components
         self.covariance_type = covariance_type
@@ -196,6 +215,8 @@ class GaussianMixture(DensityMixin, BaseEstimator):
         self.verbose = verbose
         self.verbose_interval = verbose_interval
         self.n_jobs = n_jobs
+        self.progress = progress
+        self.callback = callback
 
     @_fit_context(prefer_skip_nested_validation=True)
     def fit(self, X: Any, y: Any = None, sample_weight: Any = None) -> "GaussianMixture":
@@ -223,9 +244,11 @@ class GaussianMixture(DensityMixin, BaseEstimator):
         Warns
         -----
         ConvergenceWarning
-            If the best start did not converge within `max_iter` iterations.
+            If the best start did not converge within `max_iter` iterations, or the fit was interrupted from the
+            keyboard: then the best parameters so far are kept.
         DegenerateComponentWarning
-            If components are empty, hold too few rows, or rest on `reg_covar`; it names them.
+            If components are empty, hold too few rows, rest on `reg_covar`, or duplicate another; it names them and
+            what may help.
         RegularisationWarning
             If `reg_covar` is more than a tenth of the variance of a feature; it names the features.
         """
@@ -247,15 +270,20 @@ class GaussianMixture(DensityMixin, BaseEstimator):
             warm = self.warm_start and "converged_" in before
             self._check_against_data(counted, warm)
             with threads(self.n_jobs):
-                best = self._best_run(ArrayRows(counted, weights), warm)
+                best, report = self._follow_starts(ArrayRows(counted, weights), warm)
         except BaseException:
             self.__dict__ = before
             raise
         self._set_fitted(best, np.float64 if computes_in_float64(rows) else np.float32)
-        if self.max_iter > 0:
-            if not best.converged:
+        self.fit_report_ = report
+        if report.starts[-1].outcome == "interrupted":
+            warnings.warn(_INTERRUPTED.format(len(report.starts) - 1), ConvergenceWarning, stacklevel=4)
+        elif self.max_iter > 0:
+            if best.outcome == "max_iter":
                 warnings.warn(_NOT_CONVERGED, ConvergenceWarning, stacklevel=4)
-            self._warn_of_degenerate_components(best.parameters, counted.shape[0])
+            degenerate = describe_degenerate(best, self.covariance_type, counted.shape[0], self.reg_covar)
+            if degenerate:
+                warnings.warn(degenerate, DegenerateComponentWarning, stacklevel=4)
             self._warn_of_regularisation(best.parameters)
         return rows
 
@@ -273,34 +301,47 @@ class GaussianMixture(DensityMixin, BaseEstimator):
             )
         self._check_inits(d)
 
-    def _best_run(self, source: ArrayRows, warm: bool) -> engine.Run:
-        """Follow every start; the best one, or an error if none reached its end."""
+    def _follow_starts(self, source: ArrayRows, warm: bool) -> tuple[engine.Run, FitReport]:
+        """Follow every start; the best run and a report on all, or an error if none reached its end."""
         random = check_random_state(self.random_state)
-        best: engine.Run | None = None
-        failures: list[engine.Run] = []
-        for index in range(1 if warm else self.n_init):
-            printer = _Printer(self.verbose, self.verbose_interval)
-            printer.begin(index)
-            run = self._run(source, random, warm, printer)
-            printer.end(run)
-            if run.failure:
-                failures.append(run)
-            elif best is None or run.log_likelihood > best.log_likelihood:
-                best = run
-        if best is None:
-            raise self._all_failed(failures)
-        return best
+        runs: list[engine.Run] = []
+        reports: list[StartReport] = []
+        with Watch(
+            self.verbose, self.verbose_interval, self.progress, self.callback, self.covariance_type, self.max_iter
+        ) as watch:
+            for index in range(1 if warm else self.n_init):
+                began = time.perf_counter()
+                watch.begin(index)
+                try:
+                    run = self._follow(source, random, warm, watch)
+                except KeyboardInterrupt:  # before there was a start
+                    if all(run.outcome == "failed" for run in runs):
+                        raise
+                    run = engine.Run(runs[0].parameters, outcome="interrupted")
+                watch.end(run)
+                runs.append(run)
+                reports.append(StartReport.of(run, time.perf_counter() - began))
+                if run.outcome in ("stopped", "interrupted"):
+                    break
+        sound = [index for index, run in enumerate(runs) if run.outcome != "failed"]
+        if not sound:
+            raise self._all_failed(runs)
+        # As scikit-learn chooses; of starts that took no step, the likelier.
+        best = max(sound, key=lambda index: (runs[index].lower_bound, runs[index].log_likelihood))
+        parameters, size = runs[best].parameters, (source.n_rows, source.total_weight)
+        return runs[best], FitReport(tuple(reports), best, parameters, self.covariance_type, *size, self.reg_covar)
 
     def _prior(self, n_features: int) -> Hyperparameters:
         """What joins the statistics of these rows when they are maximised."""
         return flat(self.reg_covar, n_features)
 
-    def _run(self, source: ArrayRows, random: np.random.RandomState, warm: bool, printer: "_Printer") -> engine.Run:
+    def _follow(self, source: ArrayRows, random: np.random.RandomState, warm: bool, watch: Watch) -> engine.Run:
         structure = STRUCTURES[self.covariance_type]
         start = Update(self._parameters(), -1, False) if warm else self._start(source, random)
         if start.failed >= 0:
             where = structure.describe(start.failed)
-            return engine.Run(start.parameters, failure=f"initialisation: {where} is not positive-definite")
+            failure = f"initialisation: {where} is not positive-definite"
+            return engine.Run(start.parameters, outcome="failed", failure=failure)
         return engine.run(
             source,
             start.parameters,
@@ -309,7 +350,7 @@ class GaussianMixture(DensityMixin, BaseEstimator):
             prior=self._prior(source.n_features),
             max_iter=self.max_iter,
             before=self.lower_bound_ if warm else -math.inf,
-            report=printer.step,
+            on_step=watch.step if watch.wanted else None,
         )
 
     def _start(self, source: ArrayRows, random: np.random.RandomState) -> Update:
@@ -360,43 +401,15 @@ class GaussianMixture(DensityMixin, BaseEstimator):
         )
         return DegenerateFitError(f"{_ILL_DEFINED} What failed: {reasons}{more}.", mixture)
 
-    def _warn_of_degenerate_components(self, parameters: Parameters, n_rows: int) -> None:
-        structure = STRUCTURES[self.covariance_type]
-        k, d = parameters.means.shape
-        rows = parameters.weights * n_rows
-        widths = _variances(parameters, structure).mean(axis=1)
-        collapsed = widths <= self.reg_covar * (1 + 1e-6)
-        # A full covariance of fewer rows than features + 1 is singular but for reg_covar.
-        short = rows < d + 0.5 if structure.n_covariance_parameters(k, d) > k * d else rows < 1.5
-        short &= not structure.SHARED
-        reasons = {
-            "empty": rows < 0.5,
-            "collapsed onto one point, where only reg_covar gives them a width": collapsed & (rows >= 0.5),
-            "on fewer rows than their covariance needs": short & ~collapsed & (rows >= 0.5),
-        }
-        found = [
-            f"{', '.join(map(str, np.flatnonzero(which)))} ({reason})"
-            for reason, which in reasons.items()
-            if which.any()
-        ]
-        if found:
-            warnings.warn(
-                f"Degenerate components: {'; '.join(found)}. Use fewer components, a simpler covariance_type, or "
-                "check for outliers and duplicated rows.",
-                DegenerateComponentWarning,
-                stacklevel=5,
-            )
-
     def _warn_of_regularisation(self, parameters: Parameters) -> None:
         variances = _data_variances(parameters, STRUCTURES[self.covariance_type], self.reg_covar)
         rivalled = np.flatnonzero((variances > 0) & (self.reg_covar > _LARGEST_REGULARISATION * variances))
         if len(rivalled) == 0:
             return
         names = getattr(self, "feature_names_in_", np.arange(self.n_features_in_))[rivalled]
-        more = f" and {len(names) - 10} more" if len(names) > 10 else ""
         warnings.warn(
             f"reg_covar={self.reg_covar:g} is more than a tenth of the variance of feature"
-            f"{'s' if len(names) > 1 else ''} {', '.join(map(str, names[:10]))}{more} (the least is "
+            f"{'s' if len(names) > 1 else ''} {name_first(names)} (the least is "
             f"{variances[rivalled].min():.3g}) and so shapes the fit. Scale the data, for instance with "
             "sklearn.preprocessing.StandardScaler, or lower reg_covar.",
             RegularisationWarning,
@@ -411,9 +424,9 @@ class GaussianMixture(DensityMixin, BaseEstimator):
         self.covariances_ = covariances.astype(dtype)
         self.precisions_cholesky_ = structure.transpose_factors(factors).astype(dtype)
         self.precisions_ = structure.precisions(factors).astype(dtype)
-        self.converged_ = best.converged
+        self.converged_ = best.outcome == "converged"
         self.n_iter_ = best.n_iter
-        self.lower_bound_ = best.log_likelihood
+        self.lower_bound_ = best.lower_bound
         self.lower_bounds_ = best.log_likelihoods
 
     def _parameters(self) -> Parameters:
@@ -529,55 +542,11 @@ class GaussianMixture(DensityMixin, BaseEstimator):
         self.precisions_ = structure.precisions(structure.transpose_factors(self.precisions_cholesky_))
 
 
-class _Printer:
-    """What `verbose` prints, as scikit-learn prints it."""
-
-    def __init__(self, verbose: int, interval: int) -> None:
-        self._verbose = int(verbose)
-        self._interval = interval
-        self._started = self._last = 0.0
-
-    def begin(self, index: int) -> None:
-        if self._verbose == 1:
-            print(f"Initialization {index}")
-        elif self._verbose >= 2:
-            print(f"Initialization {index}")
-            self._started = self._last = time.perf_counter()
-
-    def step(self, iteration: int, change: float) -> None:
-        if iteration % self._interval:
-            return
-        if self._verbose == 1:
-            print(f"  Iteration {iteration}")
-        elif self._verbose >= 2:
-            now = time.perf_counter()
-            print(f"  Iteration {iteration}\t time lapse {now - self._last:.5f}s\t ll change {change:.5f}")
-            self._last = now
-
-    def end(self, run: engine.Run) -> None:
-        if not self._verbose:
-            return
-        status = f"failed at {run.failure}" if run.failure else "converged" if run.converged else "did not converge"
-        if self._verbose == 1:
-            print(f"Initialization {status}.")
-        else:
-            elapsed = time.perf_counter() - self._started
-            print(f"Initialization {status}. time lapse {elapsed:.5f}s\t lower bound {run.log_likelihood:.5f}.")
-
-
-def _variances(parameters: Parameters, structure: ModuleType) -> np.ndarray:
-    """Variance of each feature within each component, shape (k, d)."""
-    k, d = parameters.means.shape
-    covariances = parameters.covariances
-    diagonals = np.diagonal(covariances, axis1=-2, axis2=-1) if structure.MATRICES else covariances.reshape(k, -1)
-    return np.broadcast_to(diagonals, (k, d))
-
-
 def _data_variances(parameters: Parameters, structure: ModuleType, reg_covar: float) -> np.ndarray:
     """Variance of each feature under the mixture but for `reg_covar`; 0 where that is rounding alone."""
     weights, means = parameters.weights, parameters.means
     deviations = means - weights @ means
-    within = weights @ _variances(parameters, structure)
+    within = weights @ feature_variances(parameters, structure)
     variances = within - reg_covar + weights @ deviations**2
     rounding = 16 * _EPS * within + (16 * _EPS * np.abs(means).max(axis=0)) ** 2
     return np.where(variances > rounding, variances, 0.0)

@@ -9,8 +9,8 @@ import numpy as np
 from scipy import special, stats
 
 from fastgmm.mcmc.sample import sample
-from fastgmm.mcmc.table import format_table
 from fastgmm.mixture import Mixture
+from fastgmm.table import format_table
 
 _BINS = 50
 _BINS_OF_PAIRS = 20

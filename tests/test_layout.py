@@ -29,6 +29,7 @@ VERBS = {
     "precisions": ("factors",),
     "covariances_from_factors": ("factors",),
     "transpose_factors": ("factors",),
+    "extremes": ("covariances",),
     "dense": ("values", "k", "d"),
 }
 

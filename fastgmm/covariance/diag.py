@@ -92,6 +92,11 @@ def transpose_factors(factors: np.ndarray) -> np.ndarray:
     return factors.copy()
 
 
+def extremes(covariances: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Least and largest variance of each component along any axis, (k,) each."""
+    return covariances.min(axis=1), covariances.max(axis=1)
+
+
 def dense(values: np.ndarray, k: int, d: int) -> np.ndarray:
     """Covariances or factors as matrices, (k, d, d)."""
     return values[:, :, None] * np.eye(d)

@@ -132,6 +132,12 @@ def transpose_factors(factors: np.ndarray) -> np.ndarray:
     return factors.swapaxes(1, 2).copy()
 
 
+def extremes(covariances: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Least and largest variance of each component along any axis, (k,) each."""
+    variances = np.linalg.eigvalsh(covariances)
+    return variances[:, 0], variances[:, -1]
+
+
 def dense(values: np.ndarray, k: int, d: int) -> np.ndarray:
     """Covariances or factors as matrices, (k, d, d)."""
     return values

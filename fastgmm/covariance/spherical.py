@@ -93,6 +93,11 @@ def transpose_factors(factors: np.ndarray) -> np.ndarray:
     return factors.copy()
 
 
+def extremes(covariances: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Least and largest variance of each component along any axis, (k,) each."""
+    return covariances, covariances
+
+
 def dense(values: np.ndarray, k: int, d: int) -> np.ndarray:
     """Covariances or factors as matrices, (k, d, d)."""
     return values[:, None, None] * np.eye(d)

@@ -91,6 +91,11 @@ def transpose_factors(factors: np.ndarray) -> np.ndarray:
     return factors.T.copy()
 
 
+def extremes(covariances: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Least and largest variance of all components along any axis, (1,) each."""
+    return full.extremes(covariances[None])
+
+
 def dense(values: np.ndarray, k: int, d: int) -> np.ndarray:
     """Covariances or factors as matrices, (k, d, d)."""
     return np.broadcast_to(values, (k, d, d))

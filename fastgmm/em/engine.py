@@ -8,9 +8,12 @@ from types import ModuleType
 import numpy as np
 
 from fastgmm.covariance import Hyperparameters, Parameters, Update
-from fastgmm.em.convergence import has_converged
 from fastgmm.sources import ArrayRows
 from fastgmm.statistics import Statistics
+
+# Told after every step of (iteration, parameters before the step, their log-likelihood per row, its change); True to
+# stop there.
+OnStep = Callable[[int, Parameters, float, float], bool]
 
 
 @dataclass(frozen=True)
@@ -19,8 +22,9 @@ class Run:
 
     parameters: Parameters  # the last ones that were sound
     log_likelihoods: list[float] = field(default_factory=list)  # per row, before each step
-    converged: bool = False
-    failure: str = ""  # why it stopped, if it could not go on
+    outcome: str = "max_iter"  # or "converged", "stopped", "interrupted", "failed"
+    failure: str = ""  # where and why, of one that failed
+    log_likelihood: float = -math.inf  # per row, of `parameters`
 
     @property
     def n_iter(self) -> int:
@@ -28,7 +32,7 @@ class Run:
         return len(self.log_likelihoods)
 
     @property
-    def log_likelihood(self) -> float:
+    def lower_bound(self) -> float:
         """Log-likelihood per row before the last step, as scikit-learn's `lower_bound_`; -inf before the first."""
         return self.log_likelihoods[-1] if self.log_likelihoods else -math.inf
 
@@ -42,9 +46,11 @@ def run(
     prior: Hyperparameters,
     max_iter: int,
     before: float = -math.inf,
-    report: Callable[[int, float], None] | None = None,
+    on_step: OnStep | None = None,
 ) -> Run:
     """Follow EM from `start` until the log-likelihood per row changes by less than `tol`.
+
+    An interrupt from the keyboard ends it with the parameters of the last step.
 
     Parameters
     ----------
@@ -60,29 +66,44 @@ def run(
         What joins the statistics when they are maximised.
     before : float
         Log-likelihood per row before the first step, when an earlier run is continued.
-    report : callable, optional
-        Called as report(iteration, change) after every step.
+    on_step : callable, optional
+        Called as on_step(iteration, parameters, log_likelihood, change) after every step; if True, it is the last.
     """
-    parameters = start
+    parameters, previous = start, before
     log_likelihoods: list[float] = []
-    for iteration in range(1, max_iter + 1):
-        statistics = source.reduce(structure.form(parameters, source.single))
-        if statistics.lost:
-            statistics = source.reduce(structure.centred_form(parameters))
-        if statistics.lost:
-            return Run(parameters, log_likelihoods, failure=_describe_lost(iteration, statistics.lost))
-        log_likelihoods.append(statistics.log_likelihood / source.total_weight)
-        update = maximise(source, statistics, parameters, structure, prior)
-        if update.failed >= 0:
-            return Run(parameters, log_likelihoods, failure=_describe_failed(iteration, update.failed, structure))
-        parameters = update.parameters
-        converged = has_converged(log_likelihoods, before, tol)
-        if report is not None:
-            previous = log_likelihoods[-2] if iteration > 1 else before
-            report(iteration, log_likelihoods[-1] - previous)
-        if converged:
-            return Run(parameters, log_likelihoods, converged=True)
-    return Run(parameters, log_likelihoods)
+    outcome = "max_iter"
+    try:
+        for iteration in range(1, max_iter + 1):
+            statistics = expect(source, parameters, structure)
+            if statistics.lost:
+                return _failed(parameters, log_likelihoods, _describe_lost(iteration, statistics.lost))
+            update = maximise(source, statistics, parameters, structure, prior)
+            if update.failed >= 0:
+                return _failed(parameters, log_likelihoods, _describe_failed(iteration, update.failed, structure))
+            log_likelihood = statistics.log_likelihood / source.total_weight
+            log_likelihoods.append(log_likelihood)
+            change, previous = log_likelihood - previous, log_likelihood
+            stepped_from, parameters = parameters, update.parameters
+            stop = on_step is not None and on_step(iteration, stepped_from, log_likelihood, change)
+            if abs(change) < tol:
+                outcome = "converged"
+                break
+            if stop:
+                outcome = "stopped"
+                break
+    except KeyboardInterrupt:
+        outcome = "interrupted"
+    last = expect(source, parameters, structure)
+    final = -math.inf if last.lost else last.log_likelihood / source.total_weight
+    return Run(parameters, log_likelihoods, outcome, log_likelihood=final)
+
+
+def expect(source: ArrayRows, parameters: Parameters, structure: ModuleType) -> Statistics:
+    """Read all rows once, by the form that is good for any data if another loses some."""
+    statistics = source.reduce(structure.form(parameters, source.single))
+    if statistics.lost:
+        statistics = source.reduce(structure.centred_form(parameters))
+    return statistics
 
 
 def maximise(
@@ -96,6 +117,10 @@ def maximise(
         again = source.reduce(structure.centred_form(parameters), centres=centres)
         update = structure.maximise(again, prior)
     return update
+
+
+def _failed(parameters: Parameters, log_likelihoods: list[float], failure: str) -> Run:
+    return Run(parameters, log_likelihoods, "failed", failure)
 
 
 def _describe_lost(iteration: int, lost: int) -> str:

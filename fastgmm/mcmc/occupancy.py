@@ -7,8 +7,8 @@ import numpy as np
 from fastgmm.data import check_points
 from fastgmm.mcmc import diagnostics
 from fastgmm.mcmc.diagnostics import name_all
-from fastgmm.mcmc.table import format_table
 from fastgmm.mixture import Mixture
+from fastgmm.table import format_table
 
 _BLOCK_DRAWS = 2**16
 _MOST_CHAINS_SHOWN = 8

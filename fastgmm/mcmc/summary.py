@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from fastgmm.mcmc import diagnostics
-from fastgmm.mcmc.table import format_beside, format_table
+from fastgmm.table import format_beside, format_table
 
 
 @dataclasses.dataclass(frozen=True, eq=False, repr=False)

@@ -1,0 +1,247 @@
+"""What became of a fit: how each start ended, and what is to be said of each component of the best."""
+
+import functools
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+
+from fastgmm.covariance import STRUCTURES, Parameters
+from fastgmm.em.engine import Run
+from fastgmm.table import format_table
+
+_EPS = float(np.finfo(np.float64).eps)
+_ON_FLOOR = 1e-6  # of the floor, above it
+# Components whose densities differ by less on average, in nats and summed over both, are one: so do two of the same
+# shape whose means are 3 % of a standard deviation apart.
+_DUPLICATE_DIVERGENCE = 1e-3
+
+_ENDINGS = {
+    "converged": "converged",
+    "max_iter": "reached max_iter",
+    "stopped": "stopped by the callback",
+    "interrupted": "interrupted",
+}
+
+
+@dataclass(frozen=True)
+class StartReport:
+    """How one start ended.
+
+    Attributes
+    ----------
+    log_likelihood : float
+        Mean log-likelihood per row, in nats, of the parameters it ended with, as `score` has it; -inf if it failed.
+    iterations : int
+        EM iterations taken.
+    seconds : float
+        Time it took, with the search for its parameters.
+    outcome : {"converged", "max_iter", "stopped", "interrupted", "failed"}
+        Why it ended: by `tol`, by `max_iter`, by the callback, from the keyboard, or because it could not go on.
+    failure : str
+        Where and why it failed; else empty.
+    """
+
+    log_likelihood: float
+    iterations: int
+    seconds: float
+    outcome: str
+    failure: str
+
+    @classmethod
+    def of(cls, run: Run, seconds: float) -> "StartReport":
+        """Report of a run that took `seconds`."""
+        return cls(run.log_likelihood, run.n_iter, seconds, run.outcome, run.failure)
+
+
+@dataclass(frozen=True)
+class ComponentReport:
+    """What is to be said of one component.
+
+    Attributes
+    ----------
+    weight : float
+        Its share of the rows.
+    rows : float
+        Effective number of rows: the sum of its responsibilities, times the rows' weights.
+    condition : float
+        Condition number of its covariance, the largest variance along any axis over the least.
+    on_floor : bool
+        Whether its least variance is what `reg_covar` adds, and nothing else.
+    empty : bool
+        Whether its share is less than half a row's.
+    duplicate_of : int or None
+        The first component with the same mean and covariance, but for what no data could tell.
+    """
+
+    weight: float
+    rows: float
+    condition: float
+    on_floor: bool
+    empty: bool
+    duplicate_of: int | None
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class FitReport:
+    """How a fit's starts ended and what its components are like; printed as a table.
+
+    Attributes
+    ----------
+    starts : tuple of StartReport
+        In the order they were followed.
+    best : int
+        Which of them was kept.
+    components : tuple of ComponentReport
+        Of the best start.
+    """
+
+    starts: tuple[StartReport, ...]
+    best: int
+    _parameters: Parameters
+    _covariance_type: str
+    _n_rows: int
+    _total_weight: float
+    _floor: float
+
+    @functools.cached_property
+    def components(self) -> tuple[ComponentReport, ...]:
+        """What is to be said of each component of the best start."""
+        weights, means, covariances, _ = self._parameters
+        structure = STRUCTURES[self._covariance_type]
+        least, largest = (np.broadcast_to(values, len(weights)) for values in structure.extremes(covariances))
+        on_floor = least - self._floor <= np.maximum(_ON_FLOOR * self._floor, 8 * _EPS * largest)
+        empty = is_empty(weights, self._n_rows)
+        firsts = dict(find_duplicates(self._parameters, structure, ~empty))
+        return tuple(
+            ComponentReport(
+                float(weights[c]),
+                float(weights[c] * self._total_weight),
+                float(largest[c] / least[c]),
+                bool(on_floor[c]),
+                bool(empty[c]),
+                firsts.get(c),
+            )
+            for c in range(len(means))
+        )
+
+    def __repr__(self) -> str:
+        starts = [
+            [
+                f"{'*' if index == self.best else ''}{index}",
+                f"{start.log_likelihood:.6g}",
+                str(start.iterations),
+                f"{start.seconds:.3g}",
+                f"failed at {start.failure}" if start.failure else _ENDINGS[start.outcome],
+            ]
+            for index, start in enumerate(self.starts)
+        ]
+        components = [
+            [str(c), f"{it.weight:.3g}", f"{it.rows:.6g}", f"{it.condition:.3g}", ", ".join(_remarks(it))]
+            for c, it in enumerate(self.components)
+        ]
+        return "\n".join(
+            (
+                format_table(["start", "log-likelihood", "iterations", "seconds", "end"], starts, words=True),
+                format_table(["component", "weight", "rows", "condition", "remarks"], components, words=True),
+            )
+        )
+
+
+def _remarks(component: ComponentReport) -> Iterator[str]:
+    if component.empty:
+        yield "empty"
+    if component.on_floor:
+        yield "on the floor of reg_covar"
+    if component.duplicate_of is not None:
+        yield f"duplicate of {component.duplicate_of}"
+
+
+def describe_degenerate(run: Run, covariance_type: str, n_rows: int, floor: float) -> str:
+    """Name the components that are not what was asked for, and what may help; empty if there are none.
+
+    Only of a fit that converged are duplicates a fault: before, components may still part.
+    """
+    parameters, structure = run.parameters, STRUCTURES[covariance_type]
+    k, d = parameters.means.shape
+    rows = parameters.weights * n_rows
+    empty = is_empty(parameters.weights, n_rows)
+    collapsed = (feature_variances(parameters, structure).mean(axis=1) <= (1 + _ON_FLOOR) * floor) & ~empty
+    # A full covariance of fewer rows than features + 1 is singular but for the floor.
+    short = rows < d + 0.5 if structure.n_covariance_parameters(k, d) > k * d else rows < 1.5
+    short &= ~(empty | collapsed | structure.SHARED)
+    duplicates: dict[int, list[int]] = {}
+    for c, first in find_duplicates(parameters, structure, ~(empty | collapsed) & (run.outcome == "converged")):
+        duplicates.setdefault(first, []).append(c)
+    fewer = "use fewer components"
+    problems: list[tuple[Any, str, str]] = [
+        (np.flatnonzero(empty), "empty", f"{fewer} or more starts"),
+        (
+            np.flatnonzero(collapsed),
+            "collapsed onto one point, where only reg_covar gives them a width",
+            f"{fewer}, or check for outliers and duplicated rows",
+        ),
+        (np.flatnonzero(short), "on fewer rows than their covariance needs", f"{fewer} or a simpler covariance_type"),
+        *((which, f"the same as {first}", f"{fewer} or more starts") for first, which in duplicates.items()),
+    ]
+    problems = [problem for problem in problems if len(problem[0])]
+    if not problems:
+        return ""
+    found = "; ".join(f"{name_first(which)} ({reason})" for which, reason, _ in problems)
+    cures = "; ".join(dict.fromkeys(cure for *_, cure in problems))
+    return f"Degenerate components: {found}. What may help: {cures}."
+
+
+def name_first(names: Sequence[Any] | np.ndarray) -> str:
+    """List ten names at most, and how many more there are."""
+    more = f" and {len(names) - 10} more" if len(names) > 10 else ""
+    return ", ".join(map(str, names[:10])) + more
+
+
+def is_empty(weights: np.ndarray, n_rows: int) -> np.ndarray:
+    """Which components' share is less than half a row's, (k,)."""
+    return weights * n_rows < 0.5
+
+
+def find_duplicates(parameters: Parameters, structure: ModuleType, among: np.ndarray) -> Iterator[tuple[int, int]]:
+    """Yield (component, the first it duplicates) of those `among` (k,), in order.
+
+    Their divergence is Jeffreys', J = E_a log(p_a / p_b) + E_b log(p_b / p_a).
+    """
+    variances = feature_variances(parameters, structure)
+    candidates = np.flatnonzero(among)
+    for position, c in enumerate(candidates[1:], 1):
+        earlier = candidates[:position]
+        # J of any feature alone is no more than that of all.
+        shifts = (parameters.means[earlier] - parameters.means[c]) ** 2
+        ratios = variances[earlier] / variances[c]
+        spread = ratios + 1.0 / ratios - 2.0
+        bound = (spread + shifts * (1.0 / variances[earlier] + 1.0 / variances[c])).max(axis=1) / 2.0
+        for b in earlier[bound < _DUPLICATE_DIVERGENCE]:
+            if _divergence(parameters, structure, int(b), int(c)) < _DUPLICATE_DIVERGENCE:
+                yield int(c), int(b)
+                break
+
+
+def _divergence(parameters: Parameters, structure: ModuleType, a: int, b: int) -> float:
+    """J = (tr(Σ_a⁻¹ Σ_b + Σ_b⁻¹ Σ_a) - 2 d + δᵀ (Σ_a⁻¹ + Σ_b⁻¹) δ) / 2 (Jeffreys 1946)."""
+    means = parameters.means[[a, b]]
+    d = means.shape[1]
+    pick = (lambda values: values) if structure.SHARED else (lambda values: values[[a, b]])
+    covariances, factors = (
+        structure.dense(pick(values), 2, d) for values in (parameters.covariances, parameters.factors)
+    )
+    precisions = factors.swapaxes(1, 2) @ factors
+    shift = means[0] - means[1]
+    traces = (precisions * covariances[::-1]).sum()
+    return float(traces - 2 * d + shift @ precisions.sum(axis=0) @ shift) / 2.0
+
+
+def feature_variances(parameters: Parameters, structure: ModuleType) -> np.ndarray:
+    """Variance of each feature within each component, shape (k, d)."""
+    k, d = parameters.means.shape
+    covariances = parameters.covariances
+    diagonals = np.diagonal(covariances, axis1=-2, axis2=-1) if structure.MATRICES else covariances.reshape(k, -1)
+    return np.broadcast_to(diagonals, (k, d))
