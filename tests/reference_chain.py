@@ -30,7 +30,7 @@ def metropolis(log_density, start, noise, factor, adapt=None):
     current = log_density(position.copy())
     states, log_densities, accepted = [], [], []
     learn = {None: None, "ram": robust, "am": haario}[adapt]
-    memory = [position.copy()]
+    memory = Memory(position)
     for n, (z, e) in enumerate(zip(*noise, strict=True), start=1):
         candidate = position + factor @ z
         ratio = -np.inf
@@ -44,23 +44,38 @@ def metropolis(log_density, start, noise, factor, adapt=None):
         states.append(position)
         log_densities.append(current)
         if learn is not None:
-            memory.append(position)
-            factor = learn(factor, n, z, ratio, memory)
+            factor = learn(factor, n, z, ratio, memory, position)
     return np.array(states), np.array(log_densities), np.array(accepted), factor
 
 
-def robust(factor, n, z, ratio, memory):
-    """Vihola (2012), equation 1."""
+class Memory:
+    """Where a chain has been: the mean of its positions, as a rule weighs them."""
+
+    def __init__(self, start):
+        self.positions, self.mean = [start.copy()], start.copy()
+
+
+def robust(factor, n, z, ratio, memory, position):
+    """Vihola (2012), equation 1, with a size of its own, and after a move Tyler's (1987) shape of the positions."""
     d = len(z)
-    eta = min(1.0, d * n ** (-2 / 3))
+    decay = n ** (-2 / 3)
     excess = (0.0 if np.isnan(ratio) else np.exp(min(ratio, 0.0))) - (0.44 if d == 1 else 0.234)
-    return np.linalg.cholesky(factor @ (np.eye(d) + eta * excess * np.outer(z, z) / (z @ z)) @ factor.T)
+    turned = factor @ (np.eye(d) + min(1.0, d * decay) * excess * np.outer(z, z) / (z @ z)) @ factor.T
+    covariance = np.exp(min(1.0, 8.0 * decay) * excess) * turned
+    if (position != memory.positions[-1]).any():
+        deviation, weight = position - memory.mean, 1 / (n / 4 + 2 * d)
+        shape = np.outer(deviation, deviation) / (deviation @ np.linalg.solve(covariance, deviation))
+        covariance = (1 - weight) * covariance + weight * d * shape
+        memory.mean = memory.mean + min(1.0, 4 / (n + 1)) * deviation
+    memory.positions.append(position)
+    return np.linalg.cholesky(covariance)
 
 
-def haario(factor, n, z, ratio, memory):
+def haario(factor, n, z, ratio, memory, position):
     """The covariance of all positions, in which what the first factor stands for counts as 2 d of them."""
     d = len(z)
     before = 2 * d + n
-    deviation = memory[-1] - np.mean(memory[:-1], axis=0)
+    deviation = position - np.mean(memory.positions, axis=0)
+    memory.positions.append(position)
     growth = n / (n + 1) * 2.38**2 / d * np.outer(deviation, deviation)
     return np.linalg.cholesky((before * factor @ factor.T + growth) / (before + 1))

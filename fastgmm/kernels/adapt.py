@@ -1,9 +1,9 @@
 """How chains in lanes learn the factor of their random walk's covariance while they warm up.
 
-Both rules turn L Lᵀ into (1 - g) L (I + c v vᵀ) Lᵀ. The Cholesky factor of I + c v vᵀ is known in closed form: with
+All rules turn L Lᵀ into g L (I + c v vᵀ) Lᵀ. The Cholesky factor of I + c v vᵀ is known in closed form: with
 t_j = 1 + c (v_0² + ... + v_{j-1}²) it has sqrt(t_{j+1} / t_j) on its diagonal and v_r c v_j / sqrt(t_j t_{j+1}) below.
 L times that is a lower triangle again, row by row from the right, and every t is positive: for c > 0 clearly, and
-where c < 0 because |v| = 1 and c > -1. So nothing can fail, as a downdate by rotations may.
+where c < 0 because c |v|² > -1. So nothing can fail, as a downdate by rotations may.
 
 Entry e of lane i's lower triangle, row by row, is at e * triangle_stride(lanes) + i; all else is in features.
 """
@@ -57,13 +57,45 @@ def _multiply_triangle(factor, stride, d, lanes, work):
 
 
 @kernel(flags=SEPARATE)
+def _whiten(factor, stride, d, lanes, position, centre, work):
+    """v = L⁻¹ (position - centre), and |v|² in feature 0; where that is beyond all bounds it is infinite and v is 0."""
+    for i in range(lanes):
+        work[i] = 0.0
+    for r in range(d):
+        first = r * (r + 1) // 2
+        for i in range(lanes):
+            work[(_DIRECTION + r) * TILE_STRIDE + i] = position[r * TILE_STRIDE + i] - centre[r * TILE_STRIDE + i]
+        for j in range(r):
+            for i in range(lanes):
+                v = work[(_DIRECTION + j) * TILE_STRIDE + i]
+                at = (_DIRECTION + r) * TILE_STRIDE + i
+                work[at] = fma(0.0 - factor[(first + j) * stride + i], v, work[at])
+        for i in range(lanes):
+            at = (_DIRECTION + r) * TILE_STRIDE + i
+            v = work[at] / factor[(first + r) * stride + i]
+            work[at] = v
+            work[i] = fma(v, v, work[i])
+    for i in range(lanes):
+        work[i] = work[i] if work[i] < _LARGEST else np.inf
+    for j in range(d):
+        for i in range(lanes):
+            at = (_DIRECTION + j) * TILE_STRIDE + i
+            work[at] = work[at] if work[i] < _LARGEST else 0.0
+
+
+@kernel(flags=SEPARATE)
 def adapt_robust(factor, d, lanes, count, noise, log_ratio, work):
     """Robust adaptive Metropolis: L Lᵀ <- L (I + η (α - α*) z zᵀ / |z|²) Lᵀ (Vihola 2012, equation 1).
 
     α = min(1, exp log_ratio) is the probability of acceptance that the step with noise z had, α* the one to come to,
     and η = min(1, d n^(-2/3)) for the n-th adaptation.
+
+    Equation 1 changes one direction of d at a time, so it is slow to mend a wrong size: steps 1,000 times too long in
+    five dimensions stay so for thousands. Therefore L Lᵀ is multiplied by exp(min(1, 8 n^(-2/3)) (α - α*)) as well
+    (Andrieu and Thoms 2008, algorithm 4), which mends that within 500.
     """
-    rate = min(1.0, d * exp(-2.0 / 3.0 * log_of_normal(float(count))))
+    decay = exp(-2.0 / 3.0 * log_of_normal(float(count)))
+    rate, rate_of_size = min(1.0, d * decay), min(1.0, 8.0 * decay)
     stride = triangle_stride(lanes)
     wanted = 0.44 if d == 1 else 0.234
     square, smallest, largest = 0, 3, 4
@@ -85,11 +117,40 @@ def adapt_robust(factor, d, lanes, count, noise, log_ratio, work):
         ratio = log_ratio[i]
         alpha = exp(ratio if ratio < 0.0 else 0.0)
         alpha = alpha if ratio == ratio else 0.0
-        change = rate * (alpha - wanted)
-        change = 0.0 if change > 0.0 and work[largest * TILE_STRIDE + i] > _LARGEST else change
-        change = 0.0 if change < 0.0 and work[smallest * TILE_STRIDE + i] < _SMALLEST else change
-        work[TILE_STRIDE + i] = change / work[i] if work[i] > 0.0 else 0.0
-        work[2 * TILE_STRIDE + i] = 1.0
+        excess = alpha - wanted
+        excess = 0.0 if excess > 0.0 and work[largest * TILE_STRIDE + i] > _LARGEST else excess
+        excess = 0.0 if excess < 0.0 and work[smallest * TILE_STRIDE + i] < _SMALLEST else excess
+        work[TILE_STRIDE + i] = rate * excess / work[i] if work[i] > 0.0 else 0.0
+        work[2 * TILE_STRIDE + i] = exp(0.5 * rate_of_size * excess)
+    _multiply_triangle(factor, stride, d, lanes, work)
+
+
+@kernel(flags=SEPARATE)
+def adapt_shape(factor, d, lanes, count, taken, position, centre, work):
+    """L Lᵀ <- (1 - w) L Lᵀ + w d (x - m) (x - m)ᵀ / |L⁻¹ (x - m)|² for chains that moved to x; m is their mean.
+
+    With w = 1 / (n / 4 + 2 d) at the n-th step, as a quarter of the steps are moves, this is Tyler's (1987) estimate of
+    the positions' shape, in which the first factor counts as 2 d of them. It looks at directions alone, so that heavy
+    tails do not trouble it. Equation 1 sees a shape only in how likely steps in each direction are accepted, which
+    differs little in many dimensions. What this adds, in effective draws of 160,000 steps of 16 chains, for the worst
+    of ten dimensions whose neighbours are correlated by 0.9: 1,109 instead of 215 after 1,000 steps of warm-up, 3,745
+    instead of 493 after 4,000, of 4,526 with the target's own shape; of five with variances from 1e-4 to 1: 2,716
+    instead of 27, 7,487 instead of 109, of 8,569.
+    """
+    stride = triangle_stride(lanes)
+    weight = 4.0 / (count + 8.0 * d)
+    share = min(1.0, 4.0 / (count + 1.0))
+    _whiten(factor, stride, d, lanes, position, centre, work)
+    for i in range(lanes):
+        square = work[i]
+        moved = taken[i] != 0 and square > _SMALLEST and square < _LARGEST
+        work[TILE_STRIDE + i] = weight / (1.0 - weight) * d / square if moved else 0.0
+        work[2 * TILE_STRIDE + i] = math.sqrt(1.0 - weight) if moved else 1.0
+    for j in range(d):
+        for i in range(lanes):
+            at = j * TILE_STRIDE + i
+            deviation = position[at] - centre[at]
+            centre[at] = fma(deviation, share, centre[at]) if taken[i] != 0 else centre[at]
     _multiply_triangle(factor, stride, d, lanes, work)
 
 
@@ -106,31 +167,13 @@ def adapt_haario(factor, d, lanes, count, position, centre, work):
     growth = (float(count) / (float(count) + 1.0)) / before * (2.38 * 2.38 / d)
     shrinkage = math.sqrt(before / (before + 1.0))
     share = 1.0 / (float(count) + 1.0)
-    for i in range(lanes):
-        work[i] = 0.0
-    for r in range(d):
-        first = r * (r + 1) // 2
-        for i in range(lanes):
-            at = r * TILE_STRIDE + i
-            deviation = position[at] - centre[at]
-            work[(_DIRECTION + r) * TILE_STRIDE + i] = deviation
-            centre[at] = fma(deviation, share, centre[at])
-        for j in range(r):
-            for i in range(lanes):
-                v = work[(_DIRECTION + j) * TILE_STRIDE + i]
-                at = (_DIRECTION + r) * TILE_STRIDE + i
-                work[at] = fma(0.0 - factor[(first + j) * stride + i], v, work[at])
-        for i in range(lanes):
-            at = (_DIRECTION + r) * TILE_STRIDE + i
-            v = work[at] / factor[(first + r) * stride + i]
-            work[at] = v
-            work[i] = fma(v, v, work[i])
+    _whiten(factor, stride, d, lanes, position, centre, work)
     for i in range(lanes):
         sound = work[i] < _LARGEST
         work[TILE_STRIDE + i] = growth if sound else 0.0
         work[2 * TILE_STRIDE + i] = shrinkage if sound else 1.0
     for j in range(d):
         for i in range(lanes):
-            at = (_DIRECTION + j) * TILE_STRIDE + i
-            work[at] = work[at] if abs(work[at]) < _LARGEST else 0.0
+            at = j * TILE_STRIDE + i
+            centre[at] = fma(position[at] - centre[at], share, centre[at])
     _multiply_triangle(factor, stride, d, lanes, work)

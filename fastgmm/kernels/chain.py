@@ -7,7 +7,7 @@ import numpy as np
 from numba import types
 
 from fastgmm.kernels._jit import SEPARATE, TILE_ROWS, TILE_STRIDE, kernel, kernel_with_signature
-from fastgmm.kernels.adapt import adapt_haario, adapt_robust
+from fastgmm.kernels.adapt import adapt_haario, adapt_robust, adapt_shape
 from fastgmm.kernels.lanes import rest, triangle_stride, walk
 from fastgmm.kernels.random import fill_noise, fill_uniforms
 
@@ -50,7 +50,7 @@ FUNCTION = 0  # number of the function, or WALK
 FIRST_WORD, LAST_WORD = 1, 2  # where the function's packed values are
 FACTOR = 3  # where the walk's factor begins: in `fixed`, or with ADAPT in `factors`, counted in entries
 ADAPT = 4
-CENTRE = 5  # where the running means of AM begin, counted in features
+CENTRE = 5  # where the running means of a walk that adapts begin, counted in features
 N_COLUMNS = 6
 
 WALK = -1
@@ -74,7 +74,7 @@ class Group(NamedTuple):
     position: np.ndarray  # d features
     log_density: np.ndarray  # a feature, at `position`
     factors: np.ndarray  # triangles of the walks that adapt: entry e of lane i at e * triangle_stride(lanes) + i
-    centres: np.ndarray  # running means of the walks of AM: features
+    centres: np.ndarray  # running means of the walks that adapt: features
     adapted: np.ndarray  # (moves,) int64, how often each was adapted
     proposed: np.ndarray  # (moves,) int64
     accepted: np.ndarray  # a feature a move, int64
@@ -271,11 +271,13 @@ def run_block(
             elif adapt != FIXED:
                 adapted[move] += 1
                 factor = rest(factors, first * stride)
-                if adapt == RAM:
-                    adapt_robust(factor, d, lanes, adapted[move], rest(noise, place), log_ratio, work)
-                else:
-                    centre = rest(centres, table[move, CENTRE] * TILE_STRIDE)
+                centre = rest(centres, table[move, CENTRE] * TILE_STRIDE)
+                if adapt == AM:
                     adapt_haario(factor, d, lanes, adapted[move], position, centre, work)
+                else:
+                    adapt_robust(factor, d, lanes, adapted[move], rest(noise, place), log_ratio, work)
+                    if moves == 1 and d > 1:  # other moves may lead to other modes, whose distances are no shape of one
+                        adapt_shape(factor, d, lanes, adapted[move], taken, position, centre, work)
             tally[UNTIL_KEPT] -= 1
             if tally[UNTIL_KEPT] == 0:
                 tally[UNTIL_KEPT] = thin

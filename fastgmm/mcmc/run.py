@@ -272,7 +272,7 @@ class Run:
         factors = np.zeros((state.factors.shape[1], _stride(lanes)))
         factors[:, :lanes] = state.factors[span].T
         position = features(state.position)
-        walks_of_am = sum(move.adapt == "am" for move in self.moves)
+        adapting = sum(move.adapt is not None for move in self.moves)
         work = max([work_features(d), *(move.work for move in self.moves)])
         tally = np.zeros(kernels.N_TALLIES, dtype=np.int64)
         tally[kernels.STEP], tally[kernels.UNTIL_KEPT] = state.steps, state.until_kept
@@ -282,7 +282,7 @@ class Run:
             position=position,
             log_density=features(state.log_density),
             factors=factors.ravel(),
-            centres=np.tile(position, walks_of_am),
+            centres=np.tile(position, adapting),
             adapted=np.zeros(moves, dtype=np.int64),
             proposed=state.proposed.copy(),
             accepted=features(state.accepted),
@@ -338,9 +338,8 @@ def _plan(moves: Sequence[Move], state: State) -> tuple[kernels.Plan, tuple[Any,
             continue
         row[kernels.FACTOR] = adapting
         adapting += kernels.triangle(d)
-        if move.adapt == "am":
-            row[kernels.CENTRE] = centres
-            centres += d
+        row[kernels.CENTRE] = centres
+        centres += d
     if len(functions) > kernels.MOST_FUNCTIONS:
         raise ValueError(f"A run can have at most {kernels.MOST_FUNCTIONS} kinds of kernels beside random walks.")
     functions += [kernels.no_function()] * (kernels.MOST_FUNCTIONS - len(functions))
