@@ -1,5 +1,6 @@
 """Gaussian mixtures for large data sets, and the Metropolis-Hastings draws they fit, in compiled loops."""
 
+from fastgmm.covariance import Prior
 from fastgmm.estimator import DegenerateComponentWarning, DegenerateFitError, GaussianMixture, RegularisationWarning
 from fastgmm.mcmc.sample import sample
 from fastgmm.mixture import Mixture
@@ -11,6 +12,7 @@ __all__ = [
     "DegenerateFitError",
     "GaussianMixture",
     "Mixture",
+    "Prior",
     "RegularisationWarning",
     "sample",
 ]

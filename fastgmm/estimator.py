@@ -16,10 +16,10 @@ from sklearn.utils._param_validation import Interval, StrOptions
 from sklearn.utils.validation import check_is_fitted
 
 from fastgmm import criteria
-from fastgmm.covariance import STRUCTURES, Hyperparameters, Parameters, Update, flat
+from fastgmm.covariance import STRUCTURES, Hyperparameters, Parameters, Prior, Update
 from fastgmm.data import check_rows, check_weights, computes_in_float64
 from fastgmm.em import engine
-from fastgmm.em.initialise import STARTS, start_from_responsibilities
+from fastgmm.em.initialise import STARTS, regularise, start_from_responsibilities
 from fastgmm.em.report import FitReport, StartReport, describe_degenerate, feature_variances, name_first
 from fastgmm.em.watch import Watch
 from fastgmm.kernels._jit import threads
@@ -80,8 +80,9 @@ class GaussianMixture(DensityMixin, BaseEstimator):
         A covariance matrix per component; one for all; a variance per component and feature; one per component.
     tol : float, default=1e-3
         EM stops when the mean log-likelihood per row changes by less.
-    reg_covar : float, default=1e-6
-        Added to the diagonal of covariances, in squared units of X.
+    reg_covar : float or "auto", default=1e-6
+        Added to the diagonal of covariances, in squared units of X; "auto" is a millionth of each feature's variance.
+        Not added where there is a `prior`.
     max_iter : int, default=100
         Most EM iterations; 0 leaves the start.
     n_init : int, default=1
@@ -107,6 +108,9 @@ class GaussianMixture(DensityMixin, BaseEstimator):
         Called after every EM iteration as `callback(iteration, mixture, log_likelihood)`, with the `Mixture` the
         iteration began with and its mean log-likelihood per row. The fit ends, with the best parameters so far, if it
         returns True or raises StopIteration.
+    prior : Prior, "default" or None, default=None
+        A conjugate prior, which makes the fit the mode of the posterior: it keeps every covariance positive-definite.
+        "default" is `Prior()`, taken from the data as mclust's. None maximises the likelihood.
 
     Attributes
     ----------
@@ -123,7 +127,8 @@ class GaussianMixture(DensityMixin, BaseEstimator):
     n_iter_ : int
         EM iterations of the best start.
     lower_bound_ : float
-        Mean log-likelihood per row before the best start's last step.
+        Mean log-likelihood per row before the best start's last step; with a prior that of the posterior, its log
+        density (but for a constant) included.
     lower_bounds_ : list of float
         The same for each of its steps.
     fit_report_ : FitReport
@@ -132,6 +137,8 @@ class GaussianMixture(DensityMixin, BaseEstimator):
         Number of features, d.
     feature_names_in_ : ndarray of shape (d,)
         Names of the features, where X had them.
+    prior_ : Prior or None
+        The prior with everything filled in that was left to the data.
     mixture_ : Mixture
         The fitted distribution, made from the arrays above.
 
@@ -163,7 +170,7 @@ class GaussianMixture(DensityMixin, BaseEstimator):
         "n_components": [Interval(Integral, 1, None, closed="left")],
         "covariance_type": [StrOptions(set(STRUCTURES))],
         "tol": [Interval(Real, 0.0, None, closed="left")],
-        "reg_covar": [Interval(Real, 0.0, None, closed="left")],
+        "reg_covar": [Interval(Real, 0.0, None, closed="left"), StrOptions({"auto"})],
         "max_iter": [Interval(Integral, 0, None, closed="left")],
         "n_init": [Interval(Integral, 1, None, closed="left")],
         "init_params": [StrOptions(set(STARTS))],
@@ -177,6 +184,7 @@ class GaussianMixture(DensityMixin, BaseEstimator):
         "n_jobs": [None, Integral],
         "progress": ["boolean"],
         "callback": [callable, None],
+        "prior": [Prior, StrOptions({"default"}), None],
     }
 
     def __init__(
@@ -185,7 +193,7 @@ class GaussianMixture(DensityMixin, BaseEstimator):
         *,
         covariance_type: str = "full",
         tol: float = 1e-3,
-        reg_covar: float = 1e-6,
+        reg_covar: float | str = 1e-6,
         max_iter: int = 100,
         n_init: int = 1,
         init_params: str = "kmeans",
@@ -199,6 +207,7 @@ class GaussianMixture(DensityMixin, BaseEstimator):
         n_jobs: int | None = None,
         progress: bool = False,
         callback: Callable[[int, Mixture, float], Any] | None = None,
+        prior: Prior | str | None = None,
     ) -> None:
         self.n_components = n_components
         self.covariance_type = covariance_type
@@ -217,6 +226,7 @@ class GaussianMixture(DensityMixin, BaseEstimator):
         self.n_jobs = n_jobs
         self.progress = progress
         self.callback = callback
+        self.prior = prior
 
     @_fit_context(prefer_skip_nested_validation=True)
     def fit(self, X: Any, y: Any = None, sample_weight: Any = None) -> "GaussianMixture":
@@ -269,8 +279,10 @@ class GaussianMixture(DensityMixin, BaseEstimator):
             counted, weights = check_weights(sample_weight, rows)
             warm = self.warm_start and "converged_" in before
             self._check_against_data(counted, warm)
+            source = ArrayRows(counted, weights)
             with threads(self.n_jobs):
-                best, report = self._follow_starts(ArrayRows(counted, weights), warm)
+                self.prior_, joined = self._regularise(source)
+                best, report = self._follow_starts(source, joined, warm)
         except BaseException:
             self.__dict__ = before
             raise
@@ -281,10 +293,11 @@ class GaussianMixture(DensityMixin, BaseEstimator):
         elif self.max_iter > 0:
             if best.outcome == "max_iter":
                 warnings.warn(_NOT_CONVERGED, ConvergenceWarning, stacklevel=4)
-            degenerate = describe_degenerate(best, self.covariance_type, counted.shape[0], self.reg_covar)
+            degenerate = describe_degenerate(best, self.covariance_type, source.effective_rows, joined)
             if degenerate:
                 warnings.warn(degenerate, DegenerateComponentWarning, stacklevel=4)
-            self._warn_of_regularisation(best.parameters)
+            if self.prior is None and self.reg_covar != "auto":
+                self._warn_of_regularisation(best.parameters)
         return rows
 
     def _check_against_data(self, rows: np.ndarray, warm: bool) -> None:
@@ -301,7 +314,11 @@ class GaussianMixture(DensityMixin, BaseEstimator):
             )
         self._check_inits(d)
 
-    def _follow_starts(self, source: ArrayRows, warm: bool) -> tuple[engine.Run, FitReport]:
+    def _regularise(self, source: ArrayRows) -> tuple[Prior | None, Hyperparameters]:
+        prior = Prior() if isinstance(self.prior, str) else self.prior
+        return regularise(source, self.n_components, STRUCTURES[self.covariance_type], prior, self.reg_covar)
+
+    def _follow_starts(self, source: ArrayRows, prior: Hyperparameters, warm: bool) -> tuple[engine.Run, FitReport]:
         """Follow every start; the best run and a report on all, or an error if none reached its end."""
         random = check_random_state(self.random_state)
         runs: list[engine.Run] = []
@@ -313,7 +330,7 @@ class GaussianMixture(DensityMixin, BaseEstimator):
                 began = time.perf_counter()
                 watch.begin(index)
                 try:
-                    run = self._follow(source, random, warm, watch)
+                    run = self._follow(source, prior, random, warm, watch)
                 except KeyboardInterrupt:  # before there was a start
                     if all(run.outcome == "failed" for run in runs):
                         raise
@@ -328,16 +345,15 @@ class GaussianMixture(DensityMixin, BaseEstimator):
             raise self._all_failed(runs)
         # As scikit-learn chooses; of starts that took no step, the likelier.
         best = max(sound, key=lambda index: (runs[index].lower_bound, runs[index].log_likelihood))
-        parameters, size = runs[best].parameters, (source.n_rows, source.total_weight)
-        return runs[best], FitReport(tuple(reports), best, parameters, self.covariance_type, *size, self.reg_covar)
+        size, floor = (source.effective_rows, source.total_weight), float(prior.ridge.min())
+        report = FitReport(tuple(reports), best, runs[best].parameters, self.covariance_type, *size, floor)
+        return runs[best], report
 
-    def _prior(self, n_features: int) -> Hyperparameters:
-        """What joins the statistics of these rows when they are maximised."""
-        return flat(self.reg_covar, n_features)
-
-    def _follow(self, source: ArrayRows, random: np.random.RandomState, warm: bool, watch: Watch) -> engine.Run:
+    def _follow(
+        self, source: ArrayRows, prior: Hyperparameters, random: np.random.RandomState, warm: bool, watch: Watch
+    ) -> engine.Run:
         structure = STRUCTURES[self.covariance_type]
-        start = Update(self._parameters(), -1, False) if warm else self._start(source, random)
+        start = Update(self._parameters(), -1, False) if warm else self._start(source, prior, random)
         if start.failed >= 0:
             where = structure.describe(start.failed)
             failure = f"initialisation: {where} is not positive-definite"
@@ -347,18 +363,17 @@ class GaussianMixture(DensityMixin, BaseEstimator):
             start.parameters,
             structure,
             tol=self.tol,
-            prior=self._prior(source.n_features),
+            prior=prior,
             max_iter=self.max_iter,
             before=self.lower_bound_ if warm else -math.inf,
             on_step=watch.step if watch.wanted else None,
         )
 
-    def _start(self, source: ArrayRows, random: np.random.RandomState) -> Update:
+    def _start(self, source: ArrayRows, prior: Hyperparameters, random: np.random.RandomState) -> Update:
         """Initial parameters: what the user gave, and the rest from `init_params`."""
         structure = STRUCTURES[self.covariance_type]
         given = (self.weights_init, self.means_init, self.precisions_init)
         if any(part is None for part in given):
-            prior = self._prior(source.n_features)
             found = STARTS[self.init_params](source, self.n_components, structure, prior, random)
             return self._override(found)
         placeholder = np.empty(0)
@@ -402,13 +417,14 @@ class GaussianMixture(DensityMixin, BaseEstimator):
         return DegenerateFitError(f"{_ILL_DEFINED} What failed: {reasons}{more}.", mixture)
 
     def _warn_of_regularisation(self, parameters: Parameters) -> None:
-        variances = _data_variances(parameters, STRUCTURES[self.covariance_type], self.reg_covar)
-        rivalled = np.flatnonzero((variances > 0) & (self.reg_covar > _LARGEST_REGULARISATION * variances))
+        reg_covar = float(self.reg_covar)
+        variances = _data_variances(parameters, STRUCTURES[self.covariance_type], reg_covar)
+        rivalled = np.flatnonzero((variances > 0) & (reg_covar > _LARGEST_REGULARISATION * variances))
         if len(rivalled) == 0:
             return
         names = getattr(self, "feature_names_in_", np.arange(self.n_features_in_))[rivalled]
         warnings.warn(
-            f"reg_covar={self.reg_covar:g} is more than a tenth of the variance of feature"
+            f"reg_covar={reg_covar:g} is more than a tenth of the variance of feature"
             f"{'s' if len(names) > 1 else ''} {name_first(names)} (the least is "
             f"{variances[rivalled].min():.3g}) and so shapes the fit. Scale the data, for instance with "
             "sklearn.preprocessing.StandardScaler, or lower reg_covar.",
@@ -529,9 +545,8 @@ class GaussianMixture(DensityMixin, BaseEstimator):
         """Set the parameters that `resp` (n, k) and the given inits imply; scikit-learn's tests call it."""
         structure = STRUCTURES[self.covariance_type]
         source = ArrayRows(np.asarray(X))
-        found = start_from_responsibilities(
-            source, lambda i, j: resp[i:j], self.n_components, structure, self._prior(source.n_features)
-        )
+        prior = self._regularise(source)[1]
+        found = start_from_responsibilities(source, lambda i, j: resp[i:j], self.n_components, structure, prior)
         start = self._override(found)
         self._set_fitted(engine.Run(start.parameters), np.asarray(X).dtype)
 

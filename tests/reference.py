@@ -114,6 +114,29 @@ def maximise(rows, shares, structure, reg_covar=0.0):
     return counts / counts.sum(), means, covariances
 
 
+def most_probable(rows, shares, structure, prior):
+    """As `maximise`, for the posterior under a `Prior` whose scale has its full shape (Fraley and Raftery 2007)."""
+    d, k = rows.shape[1], shares.shape[1]
+    counts, kappa, degrees = shares.sum(axis=0), prior.shrinkage, prior.degrees_of_freedom
+    averages = shares.T @ rows / counts[:, None]
+    means = (counts[:, None] * averages + kappa * prior.mean) / (counts + kappa)[:, None]
+    # Σ_i s_ic (x_i - ȳ_c)(x_i - ȳ_c)ᵀ + κ N_c / (κ + N_c) (ȳ_c - m)(ȳ_c - m)ᵀ
+    second = _SECOND[structure](shares, deviations(rows, averages))
+    drawn = np.diag(kappa * counts / (kappa + counts))
+    second = second + prior.scale + _SECOND[structure](drawn, np.repeat((averages - prior.mean)[:, None], k, axis=1))
+    free = int(kappa > 0)
+    if structure == "full":
+        covariances = second / (degrees + counts + d + 1 + free)[:, None, None]
+    elif structure == "tied":
+        covariances = second / (degrees + counts.sum() + d + 1 + k * free)
+    elif structure == "diag":
+        covariances = second / (degrees + counts + 2 + free)[:, None]
+    else:
+        covariances = second / (degrees + (counts + free) * d + 2)
+    weights = (counts + prior.weight_concentration - 1) / (counts.sum() + k * (prior.weight_concentration - 1))
+    return weights, means, covariances
+
+
 def em_step(rows, weights, means, covariances, structure, row_weights=None, reg_covar=0.0):
     """One EM step: the log-likelihood before it, and new weights, means and covariances."""
     densities = log_densities(rows, weights, means, factorise(covariances, structure, *means.shape))

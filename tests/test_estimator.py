@@ -57,7 +57,7 @@ def test_constructor_begins_as_scikit_learns():
     ours = [(p.name, p.default, p.kind) for p in inspect.signature(GaussianMixture).parameters.values()]
     expected = [(p.name, p.default, p.kind) for p in inspect.signature(theirs.GaussianMixture).parameters.values()]
     assert ours[: len(expected)] == expected
-    more = {"n_jobs": None, "progress": False, "callback": None}
+    more = {"n_jobs": None, "progress": False, "callback": None, "prior": None}
     assert ours[len(expected) :] == [(*item, inspect.Parameter.KEYWORD_ONLY) for item in more.items()]
 
 
@@ -262,7 +262,6 @@ SAME_ERRORS = {
     "fractional components": ({"n_components": 1.5}, GOOD),
     "covariance type": ({"covariance_type": "banana"}, GOOD),
     "negative tol": ({"tol": -1}, GOOD),
-    "negative reg_covar": ({"reg_covar": -1}, GOOD),
     "negative max_iter": ({"max_iter": -1}, GOOD),
     "no starts": ({"n_init": 0}, GOOD),
     "init_params": ({"init_params": "magic"}, GOOD),
@@ -310,6 +309,13 @@ def test_fit_raises_what_scikit_learn_raises(case):
     expected = message_of(theirs.GaussianMixture(**options).fit, rows)
     assert message_of(GaussianMixture(**options).fit, rows) == expected
     assert message_of(GaussianMixture(**options).fit_predict, rows) == expected
+
+
+def test_an_error_names_what_scikit_learn_has_not():
+    both = r"must be a float in the range \[0.0, inf\) or a str among {'auto'}. Got "
+    for bad in (-1, "none"):
+        with pytest.raises(ValueError, match=f"{both}{bad!r} instead"):
+            GaussianMixture(reg_covar=bad).fit(GOOD)
 
 
 def test_an_init_with_nan_is_named():

@@ -17,6 +17,8 @@ PACKAGE = Path(fastgmm.__file__).parent
 
 VERBS = {
     "maximise": ("statistics", "prior"),
+    "prior_rows": ("degrees_of_freedom", "shrunk", "k", "d"),
+    "log_determinant": ("factors", "d"),
     "form": ("parameters", "single"),
     "centred_form": ("parameters",),
     "second_moments": ("deviations", "responsibilities"),
@@ -148,7 +150,7 @@ def test_public_names():
     for name in fastgmm.__all__:
         assert inspect.getdoc(getattr(fastgmm, name))
     assert fastgmm.__version__.count(".") == 2
-    assert covariance.__all__ == ["STRUCTURES", "Hyperparameters", "Parameters", "Update", "flat"]
+    assert covariance.__all__ == ["STRUCTURES", "Hyperparameters", "Parameters", "Prior", "Update", "flat"]
 
 
 def test_numba_is_decorated_in_one_place():

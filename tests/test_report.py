@@ -11,7 +11,7 @@ from sklearn.datasets import make_blobs
 from sklearn.exceptions import ConvergenceWarning
 
 from fastgmm import DegenerateComponentWarning, GaussianMixture
-from fastgmm.covariance import STRUCTURES, Parameters
+from fastgmm.covariance import STRUCTURES, Parameters, flat
 from fastgmm.em import engine, report
 from fastgmm.em.initialise import STARTS
 from fastgmm.em.watch import Watch
@@ -156,12 +156,12 @@ def test_duplicates_are_warned_of_by_name():
 @pytest.mark.parametrize("outcome", ["converged", "max_iter"])
 def test_duplicates_are_a_fault_once_a_fit_has_converged(outcome):
     run = engine.Run(parameters_of("diag", np.zeros((2, 2)), np.ones(2)), outcome=outcome)
-    assert bool(report.describe_degenerate(run, "diag", 100, 1e-6)) == (outcome == "converged")
+    assert bool(report.describe_degenerate(run, "diag", 100, flat(1e-6, 2))) == (outcome == "converged")
 
 
 def test_many_degenerate_components_are_not_all_listed():
     run = engine.Run(parameters_of("diag", np.arange(40.0)[:, None] * [1, 1], np.ones(40)))
-    message = report.describe_degenerate(run, "diag", 10, 1e-6)
+    message = report.describe_degenerate(run, "diag", 10, flat(1e-6, 2))
     assert "0, 1, 2, 3, 4, 5, 6, 7, 8, 9 and 30 more (empty)" in message and message.count("fewer") == 1
 
 

@@ -6,9 +6,9 @@ To add a structure, write its file and add its row to STRUCTURES; estimator, eng
 from types import ModuleType
 
 from fastgmm.covariance import diag, full, spherical, tied
-from fastgmm.covariance.prior import Hyperparameters, flat
+from fastgmm.covariance.prior import Hyperparameters, Prior, flat
 from fastgmm.covariance.update import Parameters, Update
 
 STRUCTURES: dict[str, ModuleType] = {"full": full, "tied": tied, "diag": diag, "spherical": spherical}
 
-__all__ = ["STRUCTURES", "Hyperparameters", "Parameters", "Update", "flat"]
+__all__ = ["STRUCTURES", "Hyperparameters", "Parameters", "Prior", "Update", "flat"]

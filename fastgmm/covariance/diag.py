@@ -4,7 +4,7 @@ from typing import Any
 
 import numpy as np
 
-from fastgmm.covariance.prior import Hyperparameters
+from fastgmm.covariance.prior import Hyperparameters, join
 from fastgmm.covariance.update import Parameters, Update, has_jumped, move, variance_floors
 from fastgmm.kernels import centred, expanded
 from fastgmm.statistics import Statistics
@@ -17,9 +17,11 @@ SHARED = False
 
 def maximise(statistics: Statistics, prior: Hyperparameters) -> Update:
     """Parameters that maximise the expected log-likelihood and log-prior, the ridge added to the variances."""
+    statistics = join(statistics, prior, second_moments, stack)
     moved = move(statistics, prior)
-    # σ²_cj = Σ_i r_ic (x_ij - μ_cj)² / N_c = second_cj / N_c - δ_cj²
-    variances = statistics.second / moved.counts[:, None] - moved.shifts**2
+    # σ²_cj = Σ_i r_ic (x_ij - μ_cj)² / N_c = (second_cj - N_c δ_cj²) / N_c, and the prior's rows
+    squares = statistics.second - moved.held[:, None] * moved.shifts**2
+    variances = squares / (moved.counts + prior.rows)[:, None]
     jumped = has_jumped(moved.shifts, variances, moved.means)
     covariances = variances + prior.ridge
     factors, failed = _factorise(covariances, variance_floors(moved.means))
@@ -50,6 +52,16 @@ def second_moments(deviations: np.ndarray, responsibilities: np.ndarray) -> np.n
 def stack(second: list[np.ndarray]) -> np.ndarray:
     """The components' second moments as one array."""
     return np.stack(second)
+
+
+def prior_rows(degrees_of_freedom: float, shrunk: bool, k: int, d: int) -> float:
+    """Rows that an inverse gamma prior joins to each variance, and a prior on its mean (`shrunk`)."""
+    return degrees_of_freedom + 2 + shrunk
+
+
+def log_determinant(factors: np.ndarray, d: int) -> float:
+    """Sum of log |F| over the covariances."""
+    return float(np.log(factors).sum())
 
 
 def covariances_shape(k: int, d: int) -> tuple[int, ...]:

@@ -4,7 +4,7 @@ from typing import Any
 
 import numpy as np
 
-from fastgmm.covariance.prior import Hyperparameters
+from fastgmm.covariance.prior import Hyperparameters, join
 from fastgmm.covariance.update import SMALLEST_COUNT, Parameters, Update, is_jump, variance_floor
 from fastgmm.kernels import centred, expanded
 from fastgmm.kernels._jit import kernel
@@ -29,27 +29,31 @@ def factorise_all(covariances, floors, factors):
 
 
 @kernel
-def _maximise(centres, weight, first, second, ridge):
+def _maximise(centres, weight, first, second, ridge, concentration, shrinkage, rows):
     """Everything between two passes in one call: of little data, calls would take longer than the passes."""
     k, d = centres.shape
     counts, weights, total = np.empty(k), np.empty(k), 0.0
     for c in range(k):
-        counts[c] = weight[c] + SMALLEST_COUNT
-        total += counts[c]
+        total += weight[c]
+    smallest, total = SMALLEST_COUNT * min(1.0, total), 0.0
+    for c in range(k):
+        counts[c] = weight[c] + smallest
+        total += counts[c] + concentration
     means, shifts, floors = np.empty((k, d)), np.empty((k, d)), np.empty((k, d))
     covariances, factors = np.empty((k, d, d)), np.empty((k, d, d))
     jumped = False
     for c in range(k):
-        weights[c] = counts[c] / total
+        weights[c] = (counts[c] + concentration) / total
+        held = counts[c] + shrinkage
         for j in range(d):
-            shift = first[c, j] / counts[c]
+            shift = first[c, j] / held
             mean = centres[c, j] + shift
             shifts[c, j] = shift
             means[c, j] = mean
             floors[c, j] = variance_floor(mean)
-            # Σ_c = Σ_i r_ic (x_i - μ_c)(x_i - μ_c)ᵀ / N_c = second_c / N_c - δ_c δ_cᵀ
+            # Σ_c = Σ_i r_ic (x_i - μ_c)(x_i - μ_c)ᵀ / N_c = (second_c - N_c δ_c δ_cᵀ) / N_c, and the prior's rows
             for m in range(j + 1):
-                value = second[c, j, m] / counts[c] - shift * shifts[c, m]
+                value = (second[c, j, m] - held * shift * shifts[c, m]) / (counts[c] + rows)
                 covariances[c, j, m] = value
                 covariances[c, m, j] = value
             jumped |= is_jump(shift, covariances[c, j, j], mean)
@@ -60,7 +64,9 @@ def _maximise(centres, weight, first, second, ridge):
 
 def maximise(statistics: Statistics, prior: Hyperparameters) -> Update:
     """Parameters that maximise the expected log-likelihood and log-prior, the ridge added to the diagonals."""
-    *parameters, failed, jumped = _maximise(*statistics[:3], np.ascontiguousarray(statistics.second), prior.ridge)
+    centres, weight, first, second, *_ = join(statistics, prior, second_moments, stack)
+    joined = prior.ridge, prior.concentration, prior.shrinkage, prior.rows
+    *parameters, failed, jumped = _maximise(centres, weight, first, np.ascontiguousarray(second), *joined)
     return Update(Parameters(*parameters), failed, jumped)
 
 
@@ -87,6 +93,16 @@ def second_moments(deviations: np.ndarray, responsibilities: np.ndarray) -> np.n
 def stack(second: list[np.ndarray]) -> np.ndarray:
     """The components' second moments as one array."""
     return np.stack(second)
+
+
+def prior_rows(degrees_of_freedom: float, shrunk: bool, k: int, d: int) -> float:
+    """Rows that an inverse Wishart prior joins to each covariance, and a prior on its mean (`shrunk`)."""
+    return degrees_of_freedom + d + 1 + shrunk
+
+
+def log_determinant(factors: np.ndarray, d: int) -> float:
+    """Sum of log |F| over the covariances."""
+    return float(np.log(np.einsum("cjj->cj", factors)).sum())
 
 
 def covariances_shape(k: int, d: int) -> tuple[int, ...]:

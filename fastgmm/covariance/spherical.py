@@ -4,7 +4,7 @@ from typing import Any
 
 import numpy as np
 
-from fastgmm.covariance.prior import Hyperparameters
+from fastgmm.covariance.prior import Hyperparameters, join
 from fastgmm.covariance.update import Parameters, Update, has_jumped, move, variance_floors
 from fastgmm.kernels import centred, expanded
 from fastgmm.statistics import Statistics
@@ -17,10 +17,12 @@ SHARED = False
 
 def maximise(statistics: Statistics, prior: Hyperparameters) -> Update:
     """Parameters that maximise the expected log-likelihood and log-prior, the mean ridge added to the variances."""
+    statistics = join(statistics, prior, second_moments, stack)
     moved = move(statistics, prior)
     d = moved.means.shape[1]
-    # σ²_c = Σ_i r_ic |x_i - μ_c|² / (d N_c) = (second_c / N_c - |δ_c|²) / d
-    variances = (statistics.second / moved.counts - (moved.shifts**2).sum(1)) / d
+    # σ²_c = Σ_i r_ic |x_i - μ_c|² / (d N_c) = (second_c - N_c |δ_c|²) / (d N_c), and the prior's rows
+    squares = statistics.second - moved.held * (moved.shifts**2).sum(1)
+    variances = squares / (d * (moved.counts + prior.rows))
     jumped = has_jumped(moved.shifts, variances[:, None], moved.means)
     covariances = variances + prior.ridge.mean()
     factors, failed = _factorise(covariances, variance_floors(moved.means).mean(1))
@@ -51,6 +53,16 @@ def second_moments(deviations: np.ndarray, responsibilities: np.ndarray) -> np.n
 def stack(second: list[np.ndarray]) -> np.ndarray:
     """The components' second moments as one array."""
     return np.stack(second)
+
+
+def prior_rows(degrees_of_freedom: float, shrunk: bool, k: int, d: int) -> float:
+    """Rows of d features that an inverse gamma prior joins to each variance, and a prior on its mean (`shrunk`)."""
+    return (degrees_of_freedom + 2) / d + shrunk
+
+
+def log_determinant(factors: np.ndarray, d: int) -> float:
+    """Sum of log |F| over the covariances."""
+    return float(d * np.log(factors).sum())
 
 
 def covariances_shape(k: int, d: int) -> tuple[int, ...]:

@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 
 from fastgmm.covariance import full
-from fastgmm.covariance.prior import Hyperparameters
+from fastgmm.covariance.prior import Hyperparameters, join
 from fastgmm.covariance.update import Parameters, Update, has_jumped, move, variance_floors
 from fastgmm.kernels import centred, expanded
 from fastgmm.statistics import Statistics
@@ -18,10 +18,11 @@ SHARED = True
 
 def maximise(statistics: Statistics, prior: Hyperparameters) -> Update:
     """Parameters that maximise the expected log-likelihood and log-prior, the ridge added to the diagonal."""
+    statistics = join(statistics, prior, second_moments, stack)
     moved = move(statistics, prior)
-    # Σ = Σ_c Σ_i r_ic (x_i - μ_c)(x_i - μ_c)ᵀ / N = (second - Σ_c N_c δ_c δ_cᵀ) / N
-    scatter = np.tril(statistics.second) - np.tril((moved.shifts.T * moved.counts) @ moved.shifts)
-    covariance = (scatter + np.tril(scatter, -1).T) / moved.counts.sum()
+    # Σ = Σ_c Σ_i r_ic (x_i - μ_c)(x_i - μ_c)ᵀ / N = (second - Σ_c N_c δ_c δ_cᵀ) / N, and the prior's rows
+    scatter = np.tril(statistics.second) - np.tril((moved.shifts.T * moved.held) @ moved.shifts)
+    covariance = (scatter + np.tril(scatter, -1).T) / (moved.counts.sum() + prior.rows)
     jumped = has_jumped(moved.shifts, np.diag(covariance), moved.means)
     covariance[np.diag_indices_from(covariance)] += prior.ridge
     floors = variance_floors(moved.means).min(0)
@@ -48,6 +49,16 @@ def second_moments(deviations: np.ndarray, responsibilities: np.ndarray) -> np.n
 def stack(second: list[np.ndarray]) -> np.ndarray:
     """The components' second moments as one array."""
     return np.sum(second, axis=0)
+
+
+def prior_rows(degrees_of_freedom: float, shrunk: bool, k: int, d: int) -> float:
+    """Rows that an inverse Wishart prior joins to the covariance, and priors on k means (`shrunk`)."""
+    return degrees_of_freedom + d + 1 + k * shrunk
+
+
+def log_determinant(factors: np.ndarray, d: int) -> float:
+    """Log |F|."""
+    return float(np.log(np.diag(factors)).sum())
 
 
 def covariances_shape(k: int, d: int) -> tuple[int, ...]:

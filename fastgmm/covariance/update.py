@@ -11,7 +11,7 @@ from fastgmm.statistics import Statistics
 # A mean that moved by δ costs the digits of δ² / variance when the moments are shifted; beyond this they are retaken.
 _LARGEST_MOVE = 1e4
 _EPS = float(np.finfo(np.float64).eps)
-# Rows that every component has at least, so that counts can divide.
+# Rows that every component has at least, so that counts can divide; of weights that sum to less, a share.
 SMALLEST_COUNT = 10 * _EPS
 
 
@@ -39,7 +39,8 @@ class Update(NamedTuple):
 class Moved(NamedTuple):
     """Weights and means that maximise the expected log-likelihood and log-prior."""
 
-    counts: np.ndarray  # (k,): rows per component, never 0
+    counts: np.ndarray  # (k,): rows N_c of a component, never 0
+    held: np.ndarray  # (k,): N_c + κ, rows that its mean rests on
     weights: np.ndarray  # (k,)
     means: np.ndarray  # (k, d)
     shifts: np.ndarray  # (k, d): means - centres
@@ -47,10 +48,11 @@ class Moved(NamedTuple):
 
 def move(statistics: Statistics, prior: Hyperparameters) -> Moved:
     """New weights and means; the prior has joined the statistics. Without one an empty component keeps its mean."""
-    counts = statistics.weight + SMALLEST_COUNT
+    counts = statistics.weight + SMALLEST_COUNT * min(1.0, float(statistics.weight.sum()))
     shares = counts + prior.concentration
-    shifts = statistics.first / (counts + prior.shrinkage)[:, None]
-    return Moved(counts, shares / shares.sum(), statistics.centres + shifts, shifts)
+    held = counts + prior.shrinkage
+    shifts = statistics.first / held[:, None]
+    return Moved(counts, held, shares / shares.sum(), statistics.centres + shifts, shifts)
 
 
 @kernel

@@ -8,6 +8,7 @@ from types import ModuleType
 import numpy as np
 
 from fastgmm.covariance import Hyperparameters, Parameters, Update
+from fastgmm.covariance.prior import log_density
 from fastgmm.sources import ArrayRows
 from fastgmm.statistics import Statistics
 
@@ -21,7 +22,7 @@ class Run:
     """One start followed to its end."""
 
     parameters: Parameters  # the last ones that were sound
-    log_likelihoods: list[float] = field(default_factory=list)  # per row, before each step
+    log_likelihoods: list[float] = field(default_factory=list)  # per row, before each step, the prior's included
     outcome: str = "max_iter"  # or "converged", "stopped", "interrupted", "failed"
     failure: str = ""  # where and why, of one that failed
     log_likelihood: float = -math.inf  # per row, of `parameters`
@@ -80,7 +81,8 @@ def run(
             update = maximise(source, statistics, parameters, structure, prior)
             if update.failed >= 0:
                 return _failed(parameters, log_likelihoods, _describe_failed(iteration, update.failed, structure))
-            log_likelihood = statistics.log_likelihood / source.total_weight
+            log_posterior = statistics.log_likelihood + log_density(prior, parameters, structure)
+            log_likelihood = log_posterior / source.total_weight
             log_likelihoods.append(log_likelihood)
             change, previous = log_likelihood - previous, log_likelihood
             stepped_from, parameters = parameters, update.parameters

@@ -8,7 +8,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from fastgmm.covariance import Hyperparameters, Update, flat
+from fastgmm.covariance import Hyperparameters, Prior, Update, flat
+from fastgmm.covariance.prior import relative_ridge
 from fastgmm.covariance.update import move
 from fastgmm.kernels import distances
 from fastgmm.kernels._jit import TILE_ROWS
@@ -36,6 +37,32 @@ TOO_LARGE = (
     "Squared distances between the rows of X overflow float64. Scale the data, for instance with "
     "sklearn.preprocessing.StandardScaler."
 )
+
+
+def regularise(
+    source: ArrayRows, k: int, structure: ModuleType, prior: Prior | None, reg_covar: float | str
+) -> tuple[Prior | None, Hyperparameters]:
+    """The prior with nothing left open, and what joins the statistics: the prior, or without one `reg_covar`."""
+    d = source.n_features
+    if prior is None and reg_covar != "auto":
+        return None, flat(float(reg_covar), d)
+    if prior is None or not prior.complete:
+        # One component on all rows has their mean and, in each structure's way, their covariance.
+        one = start_from_responsibilities(source, _in_one_component, 1, structure, flat(0.0, d)).parameters
+        covariance = one.covariances if structure.SHARED else one.covariances[0]
+        variances = np.diag(covariance) if structure.MATRICES else np.broadcast_to(covariance, d)
+        if not np.isfinite(variances).all():
+            raise ValueError(TOO_LARGE)
+        if prior is None:
+            return None, flat(relative_ridge(variances, one.means[0]), d)
+        prior = prior.completed(
+            one.means[0], covariance, relative_ridge(variances, one.means[0], source.total_weight), k
+        )
+    return prior, prior.hyperparameters(structure, k, d)
+
+
+def _in_one_component(start: int, stop: int) -> np.ndarray:
+    return np.ones((stop - start, 1))
 
 
 def start_from_kmeans(

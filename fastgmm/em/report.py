@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from fastgmm.covariance import STRUCTURES, Parameters
+from fastgmm.covariance import STRUCTURES, Hyperparameters, Parameters
 from fastgmm.em.engine import Run
 from fastgmm.table import format_table
 
@@ -102,7 +102,7 @@ class FitReport:
     best: int
     _parameters: Parameters
     _covariance_type: str
-    _n_rows: int
+    _n_rows: float
     _total_weight: float
     _floor: float
 
@@ -159,7 +159,7 @@ def _remarks(component: ComponentReport) -> Iterator[str]:
         yield f"duplicate of {component.duplicate_of}"
 
 
-def describe_degenerate(run: Run, covariance_type: str, n_rows: int, floor: float) -> str:
+def describe_degenerate(run: Run, covariance_type: str, n_rows: float, prior: Hyperparameters) -> str:
     """Name the components that are not what was asked for, and what may help; empty if there are none.
 
     Only of a fit that converged are duplicates a fault: before, components may still part.
@@ -168,10 +168,10 @@ def describe_degenerate(run: Run, covariance_type: str, n_rows: int, floor: floa
     k, d = parameters.means.shape
     rows = parameters.weights * n_rows
     empty = is_empty(parameters.weights, n_rows)
-    collapsed = (feature_variances(parameters, structure).mean(axis=1) <= (1 + _ON_FLOOR) * floor) & ~empty
-    # A full covariance of fewer rows than features + 1 is singular but for the floor.
+    collapsed = (feature_variances(parameters, structure) <= (1 + _ON_FLOOR) * prior.ridge).all(axis=1) & ~empty
+    # A full covariance of fewer rows than features + 1 is singular but for the ridge, or a prior.
     short = rows < d + 0.5 if structure.n_covariance_parameters(k, d) > k * d else rows < 1.5
-    short &= ~(empty | collapsed | structure.SHARED)
+    short &= ~(empty | collapsed | structure.SHARED) & (prior.scale is None)
     duplicates: dict[int, list[int]] = {}
     for c, first in find_duplicates(parameters, structure, ~(empty | collapsed) & (run.outcome == "converged")):
         duplicates.setdefault(first, []).append(c)
@@ -200,7 +200,7 @@ def name_first(names: Sequence[Any] | np.ndarray) -> str:
     return ", ".join(map(str, names[:10])) + more
 
 
-def is_empty(weights: np.ndarray, n_rows: int) -> np.ndarray:
+def is_empty(weights: np.ndarray, n_rows: float) -> np.ndarray:
     """Which components' share is less than half a row's, (k,)."""
     return weights * n_rows < 0.5
 

@@ -75,6 +75,14 @@ class ArrayRows:
         self._in_place = rows.dtype in (np.float64, np.float32) and rows.flags.aligned
 
     @property
+    def effective_rows(self) -> float:
+        """Rows of equal weight that would tell as much, (Σ w)² / Σ w² (Kish 1965)."""
+        if not self._weights.size:
+            return float(self.n_rows)
+        shares = self._weights / self._weights.max()
+        return float(shares.sum() ** 2 / (shares @ shares))
+
+    @property
     def single(self) -> bool:
         """Whether the rows are float32, so that a tile of them may be."""
         return bool(self._rows.dtype == np.float32)
