@@ -631,6 +631,14 @@ def test_steps_of_a_wrong_size_are_told(scale, said):
         sample(normal, np.zeros(2), 600, chains=2, warmup=0, seed=0, proposal_cov=scale**2 * np.eye(2))
 
 
+def test_steps_of_a_wrong_size_are_not_told_where_another_walk_has_the_right_one():
+    walks = [RandomWalk(cov=scale**2 * np.eye(2), adapt=None) for scale in (1.0, 1e6)]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        chains = sample(normal, np.zeros(2), 1500, warmup=0, seed=0, kernel=Mixed([(walk, 1.0) for walk in walks]))
+    assert (chains.acceptance_rate[:, 1] < 0.01).all()
+
+
 def test_a_plain_function_is_compiled():
     def density(x, scale):
         return -abs(x[0]) / scale

@@ -463,21 +463,21 @@ def _warn_of_nan(run: Run, before: State, after: State) -> None:
 
 
 def _warn_of_acceptance(moves: Sequence[Move], before: State, after: State) -> None:
-    """Tell of random walks whose steps are far too large or too small."""
-    for m, move in enumerate(moves):
-        proposed = after.proposed[m] - before.proposed[m]
-        if move.factor is None or proposed < _STEPS_TO_JUDGE:
-            continue
-        rates = (after.accepted[:, m] - before.accepted[:, m]) / proposed
-        for wrong, much, how in (
-            (rates < _LEAST_ACCEPTED, "less than 1 %", "too large"),
-            (rates > _MOST_ACCEPTED, "more than 95 %", "too small, or the density flat"),
-        ):
-            if wrong.any():
-                warnings.warn(
-                    f"{name_chains(np.flatnonzero(wrong)).capitalize()} accepted {much} of the candidates of "
-                    f"{move.name}: its steps are {how}. Change their covariance, or let RandomWalk adapt in a longer "
-                    "warm-up.",
-                    RuntimeWarning,
-                    stacklevel=4,
-                )
+    """Tell of chains whose random walks, one and all, take steps that are far too large or too small."""
+    proposed = after.proposed - before.proposed
+    walks = [m for m, move in enumerate(moves) if move.factor is not None and proposed[m] >= _STEPS_TO_JUDGE]
+    if not walks:
+        return
+    rates = (after.accepted - before.accepted)[:, walks] / proposed[walks]
+    names = " and ".join(moves[m].name for m in walks)
+    for wrong, much, how in (
+        (rates.max(axis=1) < _LEAST_ACCEPTED, "less than 1 %", "too large"),
+        (rates.min(axis=1) > _MOST_ACCEPTED, "more than 95 %", "too small, or the density flat"),
+    ):
+        if wrong.any():
+            warnings.warn(
+                f"{name_chains(np.flatnonzero(wrong)).capitalize()} accepted {much} of the candidates of {names}: the "
+                f"steps are {how}. Change their covariance, or let RandomWalk adapt in a longer warm-up.",
+                RuntimeWarning,
+                stacklevel=4,
+            )
