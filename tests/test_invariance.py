@@ -5,9 +5,9 @@ import numpy as np
 import pytest
 import reference_moves as reference
 from test_moves import STRUCTURES, make_mixture, precise_components
+from test_steps import accepts
 
 from fastgmm import Mixture
-from fastgmm.kernels.chain import accepts
 from fastgmm.kernels.moves import unpack
 from fastgmm.mcmc.mixture_proposals import Independence, MixtureLocal, ModeJump
 from fastgmm.mcmc.proposals import Mixed, RandomWalk

@@ -17,7 +17,6 @@ import pytest
 from reference_chain import metropolis, noise_of_chain
 from scipy import stats
 
-from fastgmm.kernels import chain
 from fastgmm.kernels._jit import COMPILED
 from fastgmm.mcmc import Chains, Mixed, ModeJump, RandomWalk, run, sample, starts
 from fastgmm.mcmc.proposals import Move
@@ -324,15 +323,6 @@ def test_exact_draws_stay_exact():
 @compiled_only
 def test_a_density_that_is_wrong_is_found_out():
     assert smallest_p_value(Mixture([0.5, 0.5], ARTICLE.means, ARTICLE.covariances), (10,)) < FALSE_ALARM
-
-
-@pytest.mark.parametrize("log_ratio", [-3.0, -1e-9, 0.0, 2.0, -40.0])
-def test_a_candidate_is_accepted_below_its_ratio_and_not_above(log_ratio):
-    """u < exp(log_ratio), with u = exp(-e)."""
-    e = -log_ratio
-    assert chain.accepts(np.nextafter(e, np.inf), log_ratio)
-    assert not chain.accepts(e, log_ratio) and not chain.accepts(np.nextafter(e, -np.inf), log_ratio)
-    assert not chain.accepts(1e300, math.nan) and not chain.accepts(700.0, -math.inf)
 
 
 def test_moments_of_a_long_run():

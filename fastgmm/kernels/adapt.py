@@ -14,7 +14,7 @@ import numpy as np
 
 from fastgmm.kernels._jit import SEPARATE, TILE_STRIDE, kernel
 from fastgmm.kernels.elementary import exp, fma, log_of_normal
-from fastgmm.kernels.lanes import triangle_stride
+from fastgmm.kernels.steps import triangle_stride
 
 # Beyond these, steps would soon be 0 or infinite: the density is flat, or has a hole where the chain is.
 _LARGEST, _SMALLEST = 1e150, 1e-150

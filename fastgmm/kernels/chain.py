@@ -8,30 +8,12 @@ from numba import types
 
 from fastgmm.kernels._jit import SEPARATE, TILE_ROWS, TILE_STRIDE, kernel, kernel_with_signature
 from fastgmm.kernels.adapt import adapt_haario, adapt_robust, adapt_shape
-from fastgmm.kernels.lanes import rest, triangle_stride, walk
+from fastgmm.kernels.calls import DENSITY, call_density, call_move
+from fastgmm.kernels.lanes import rest
 from fastgmm.kernels.random import fill_noise, fill_uniforms
+from fastgmm.kernels.steps import settle, triangle_stride, walk
 
 # d dimensions, n kept draws, lanes: the chains of the group, at most TILE_ROWS
-
-# The types under which densities and moves reach the loop: function types, not dispatchers, because a kernel that takes
-# a dispatcher is compiled anew in every process; an indirect call costs 5 ns, for all lanes together.
-#
-# Vectors of all lanes are feature-major: number j of lane i is at j * TILE_STRIDE + i. A group has at most TILE_ROWS
-# lanes, and eight places more are there: a kernel may work on whole vectors, up to the next multiple of eight lanes or
-# the place TILE_ROWS. What it finds beyond the last lane is any float64, and what it leaves there does not count.
-
-# density(x, lanes, out, packed) sets out[i] to the log-density of lane i.
-_PLACES = types.float64[::1]
-_WORDS = types.int64[::1]
-DENSITY = types.FunctionType(types.void(_PLACES, types.int64, _PLACES, _WORDS))
-
-# move(x, lanes, noise, candidate, log_q_ratio, work, packed) sets the candidates y and log q(x | y) - log q(y | x).
-# Number j of the step's noise for lane i is at noise[j * TILE_STRIDE + i]: j < d are normals, from
-# `numbers_per_step(d)` on the uniforms in (0, 1] that the move asked for. It leaves x and noise as they are.
-MOVE = types.FunctionType(types.void(_PLACES, types.int64, _PLACES, _PLACES, _PLACES, _PLACES, _WORDS))
-
-# How many different functions the moves of a run may have. Handing one over takes 60 µs a block.
-MOST_FUNCTIONS = 4
 
 # Status of a block.
 DONE = 0
@@ -64,6 +46,7 @@ class Plan(NamedTuple):
     shares: np.ndarray  # (moves,), cumulated: a uniform u takes the first move with u <= share
     fixed: np.ndarray  # factors of walks that do not adapt: lower triangles, row by row
     uniforms: np.ndarray  # (1,) int64, how many extra ones a step draws
+    functions: Any  # int64, the addresses of moves; uncompiled a list of the functions
 
 
 class Group(NamedTuple):
@@ -122,14 +105,6 @@ def _withdraw_overflows(d, lanes, position, candidate, log_ratio, counts):
                 candidate[j * TILE_STRIDE + i] = position[j * TILE_STRIDE + i]
 
 
-@kernel(flags=SEPARATE, merge=True)
-def _all_ordinary(values, lanes):
-    wrong = 0
-    for i in range(lanes):
-        wrong += 0 if values[i] < np.inf else 1
-    return wrong == 0
-
-
 @kernel(flags=SEPARATE)
 def _look_into(d, lanes, proposal, candidate, counts, first_step, first, tally):
     """Count densities of NaN, keep the first, and say where one is +inf."""
@@ -151,39 +126,9 @@ def _look_into(d, lanes, proposal, candidate, counts, first_step, first, tally):
 
 
 @kernel(flags=SEPARATE, merge=True)
-def accepts(exponential: float, log_ratio: float) -> bool:
-    """Decide on a candidate: log u < log ratio, with the exponential -log u; NaN is a rejection."""
-    return exponential > 0.0 - log_ratio
-
-
-@kernel(flags=SEPARATE, merge=True)
-def _decide(lanes, noise, place, proposal, log_density, log_ratio, taken):
-    """Set log_ratio to log p(y) q(x | y) / p(x) q(y | x), and `taken`."""
-    for i in range(lanes):
-        log_ratio[i] = (proposal[i] - log_density[i]) + log_ratio[i]
-        taken[i] = 1 if accepts(noise[place + i], log_ratio[i]) else 0
-
-
-@kernel(flags=SEPARATE, merge=True)
-def _go(d, lanes, taken, candidate, proposal, position, log_density):
-    for i in range(lanes):
-        log_density[i] = proposal[i] if taken[i] != 0 else log_density[i]
-    for j in range(d):
-        for i in range(lanes):
-            at = j * TILE_STRIDE + i
-            position[at] = candidate[at] if taken[i] != 0 else position[at]
-
-
-@kernel(flags=SEPARATE, merge=True)
 def _clear(values, lanes):
     for i in range(lanes):
         values[i] = 0.0
-
-
-@kernel(flags=SEPARATE, merge=True)
-def _count(counts, first, taken, lanes):
-    for i in range(lanes):
-        counts[first + i] += taken[i]
 
 
 @kernel(flags=SEPARATE)
@@ -206,7 +151,6 @@ def _keep(d, lanes, position, log_density, n, draws, log_densities):
 def run_block(
     density: Any,
     packed: np.ndarray,
-    functions: Any,
     plan: Plan,
     group: Group,
     steps: int,
@@ -229,13 +173,14 @@ def run_block(
     generators, schedule, position, log_density, factors, centres, adapted, proposed, accepted = group[:9]
     rejected_nan, rejected_overflow, first_nan_step, first_nan, tally = group[9:14]
     noise, choices, candidate, proposal, log_ratio, taken, work, words = group[14:]
-    table, shares, fixed, uniforms = plan
+    table, shares, fixed, uniforms, functions = plan
     lanes = generators.shape[1]
     d = len(position) // TILE_STRIDE
     stride = triangle_stride(lanes)
     moves = len(table)
     decisive = (d + d % 2) * TILE_STRIDE  # the exponential, behind pairs of normals
     ahead = TILE_ROWS // lanes
+    counted = 0 if adapting else 1
     done = 0
     while done < steps:
         count = min(ahead, steps - done)
@@ -255,19 +200,29 @@ def run_block(
                     walk(rest(factors, first * stride), 1, d, lanes, rest(noise, place), position, candidate)
             else:
                 packed_move = words[table[move, FIRST_WORD] : table[move, LAST_WORD]]
-                functions[function](position, lanes, noise[place:], candidate, log_ratio, work, packed_move)
+                call_move(functions[function], position, lanes, noise[place:], candidate, log_ratio, work, packed_move)
             if not _all_finite(candidate, d, lanes):
                 _withdraw_overflows(d, lanes, position, candidate, log_ratio, rejected_overflow)
-            density(candidate, lanes, proposal, packed)
-            if not _all_ordinary(proposal, lanes):
+            call_density(density, candidate, lanes, proposal, packed)
+            odd = settle(
+                rest(noise, decisive + place),
+                rest(candidate, 0),
+                rest(proposal, 0),
+                rest(log_ratio, 0),
+                rest(position, 0),
+                rest(log_density, 0),
+                rest(taken, 0),
+                rest(accepted, move * TILE_STRIDE),
+                d,
+                lanes,
+                counted,
+            )
+            if odd:
                 status = _look_into(d, lanes, proposal, candidate, rejected_nan, first_nan_step, first_nan, tally)
                 if status == INFINITE or (status == NOT_A_NUMBER and not patient):
                     return status
-            _decide(lanes, noise, decisive + place, proposal, log_density, log_ratio, taken)
-            _go(d, lanes, taken, candidate, proposal, position, log_density)
             if not adapting:
                 proposed[move] += 1
-                _count(accepted, move * TILE_STRIDE, taken, lanes)
             elif adapt != FIXED:
                 adapted[move] += 1
                 factor = rest(factors, first * stride)
@@ -291,18 +246,26 @@ def block_signature() -> Any:
     """Declare the types of `run_block`."""
     counts, places = types.int64[::1], types.float64[::1]
     words = types.uint64[:, ::1]
-    plan = types.NamedTuple((types.int64[:, ::1], places, places, counts), Plan)
+    plan = types.NamedTuple((types.int64[:, ::1], places, places, counts, counts), Plan)
     kinds = {"generators": words, "schedule": words}
     kinds |= dict.fromkeys(
-        ["adapted", "proposed", "accepted", "rejected_nan", "rejected_overflow", "first_nan_step", "tally", "taken"],
+        [
+            "adapted",
+            "proposed",
+            "accepted",
+            "rejected_nan",
+            "rejected_overflow",
+            "first_nan_step",
+            "tally",
+            "words",
+            "taken",
+        ],
         counts,
     )
-    kinds["words"] = counts
     group = types.NamedTuple(tuple(kinds.get(name, places) for name in Group._fields), Group)
-    functions = types.UniTuple(MOVE, MOST_FUNCTIONS)
     flags = (types.boolean, types.boolean)
     draws, log_densities = types.float64[:, :, ::1], types.float64[:, ::1]
-    return types.int64(DENSITY, counts, functions, plan, group, types.int64, types.int64, *flags, draws, log_densities)
+    return types.int64(types.int64, counts, plan, group, types.int64, types.int64, *flags, draws, log_densities)
 
 
 @functools.cache
@@ -311,15 +274,12 @@ def block_kernel() -> Any:
     return kernel_with_signature(run_block, block_signature())
 
 
-def stand_still(x, lanes, noise, candidate, log_q_ratio, work, packed):
-    """Propose the position: what fills the places of functions that a run does not need."""
-    for j in range(len(x)):
-        candidate[j] = x[j]
-    for i in range(lanes):
-        log_q_ratio[i] = 0.0
+def ask(density: Any, x: np.ndarray, lanes: int, out: np.ndarray, packed: np.ndarray) -> None:
+    """Call a density from Python."""
+    call_density(density, x, lanes, out, packed)
 
 
 @functools.cache
-def no_function() -> Any:
-    """`stand_still`, compiled."""
-    return kernel_with_signature(stand_still, MOVE.signature)
+def ask_kernel() -> Any:
+    """`ask`, compiled."""
+    return kernel_with_signature(ask, types.void(types.int64, *DENSITY.args))

@@ -33,7 +33,7 @@ from fastgmm.kernels.vectors import INDEX, Emitter, rows_of, void_intrinsic
 # k components, d dimensions
 
 LANES = VECTOR_BYTES // 8
-_WIDE = 4  # vectors of a strip
+WIDE = 4  # vectors of a strip
 
 # Which factors a mixture has: triangles packed by `pack_triangle`; d of a component; one of a component.
 FULL, DIAGONAL, ISOTROPIC = 0, 1, 2
@@ -142,45 +142,6 @@ def _make_distance_strip(vectors: int) -> Any:
     return intrinsic(typed) if COMPILED else distance_strip
 
 
-def _make_walk_strip(vectors: int) -> Any:
-    def walk_strip(factor, own, stride, noise, x, r, out):
-        """out[r] = x[r] + Σ_j L[r, j] noise[j] over j <= r on one strip; entries are strips if `own`, else numbers."""
-        width = vectors * LANES
-        total = x[r * TILE_STRIDE : r * TILE_STRIDE + width].copy()
-        for j in range(r + 1):
-            entry = factor[j * stride : j * stride + width] if own else factor[j]
-            total += entry * noise[j * TILE_STRIDE : j * TILE_STRIDE + width]
-        out[r * TILE_STRIDE : r * TILE_STRIDE + width] = total
-
-    def emit(e, factor, own, stride, noise, x, r, out):
-        b = e.builder
-        row = b.mul(r, INDEX(TILE_STRIDE))
-        places = [b.add(row, INDEX(v * e.lanes)) for v in range(vectors)]
-        sums = [e.variable(e.load(x, place)) for place in places]
-        end = b.add(r, INDEX(1))
-
-        def add(entries, j):
-            at = b.mul(j, INDEX(TILE_STRIDE))
-            for v, sum_ in enumerate(sums):
-                z = e.load(noise, b.add(at, INDEX(v * e.lanes)))
-                b.store(e.multiply_add(entries(v), z, b.load(sum_)), sum_)
-
-        with b.if_else(b.icmp_signed("!=", own, INDEX(0))) as (each, all_):
-            with each, cgutils.for_range(b, end) as loop:
-                first = b.mul(loop.index, stride)
-                add(lambda v: e.load(factor, b.add(first, INDEX(v * e.lanes))), loop.index)
-            with all_, cgutils.for_range(b, end) as loop:
-                entry = e.broadcast(factor, loop.index)
-                add(lambda v: entry, loop.index)
-        for place, sum_ in zip(places, sums, strict=True):
-            e.store(b.load(sum_), out, place)
-
-    def typed(typing_context, factor, own, stride, noise, x, r, out):
-        return void_intrinsic(emit, factor, own, stride, noise, x, r, out)
-
-    return intrinsic(typed) if COMPILED else walk_strip
-
-
 def _emit_log(e: Emitter, arguments: list[ir.Value]) -> list[ir.Value]:
     """`log_of_normal` of several vectors at once, step by step: the operations of one wait for each other."""
     b = e.builder
@@ -260,13 +221,12 @@ def _make_sum_strip(vectors: int) -> Any:
     return intrinsic(typed) if COMPILED else sum_strip
 
 
-_subtract_wide, _subtract_narrow = (make_subtract_strip(vectors) for vectors in (_WIDE, 1))
-_square_1_wide, _square_2_wide, _square_3_wide = (make_square_strip(height, _WIDE) for height in (1, 2, 3))
+_subtract_wide, _subtract_narrow = (make_subtract_strip(vectors) for vectors in (WIDE, 1))
+_square_1_wide, _square_2_wide, _square_3_wide = (make_square_strip(height, WIDE) for height in (1, 2, 3))
 _square_1_narrow, _square_2_narrow, _square_3_narrow = (make_square_strip(height, 1) for height in (1, 2, 3))
-_diagonal_wide, _diagonal_narrow = (_make_diagonal_strip(vectors) for vectors in (_WIDE, 1))
-_distance_wide, _distance_narrow = (_make_distance_strip(vectors) for vectors in (_WIDE, 1))
-_walk_wide, _walk_narrow = (_make_walk_strip(vectors) for vectors in (_WIDE, 1))
-_sum_wide, _sum_narrow = (_make_sum_strip(vectors) for vectors in (_WIDE, 1))
+_diagonal_wide, _diagonal_narrow = (_make_diagonal_strip(vectors) for vectors in (WIDE, 1))
+_distance_wide, _distance_narrow = (_make_distance_strip(vectors) for vectors in (WIDE, 1))
+_sum_wide, _sum_narrow = (_make_sum_strip(vectors) for vectors in (WIDE, 1))
 
 
 @kernel
@@ -310,7 +270,7 @@ def _square_strip(wide, form, factors, size, means, k, d, x, squares, work):
     for c in range(k):
         factor, mean, out = rest(factors, c * size), rest(means, c * d), rest(squares, c * TILE_STRIDE)
         if form == FULL:
-            for i in range((_WIDE if wide else 1) * LANES):
+            for i in range((WIDE if wide else 1) * LANES):
                 out[i] = 0.0
             if wide:
                 _subtract_wide(x, mean, d, work)
@@ -345,7 +305,7 @@ def squared_distances(form, factors, means, k, d, x, lanes, squares, work):
     while i < lanes:
         wide = lanes - i > 2 * LANES
         _square_strip(wide, form, factors, size, means, k, d, rest(x, i), rest(squares, i), work)
-        i += _WIDE * LANES if wide else LANES
+        i += WIDE * LANES if wide else LANES
 
 
 def mixture_work(k: int, d: int) -> int:
@@ -370,39 +330,9 @@ def mixture_log_densities(form, constants, means, factors, x, lanes, out, work):
         wide = lanes - i > 2 * LANES
         _square_strip(wide, form, factors, size, means, k, d, rest(x, i), rest(squares, i), deviations)
         _sum_strip(wide, constants, k, rest(squares, i), rest(out, i))
-        i += _WIDE * LANES if wide else LANES
+        i += WIDE * LANES if wide else LANES
 
 
 def factor_size(form: int, d: int) -> int:
     """Length of a component's factor."""
     return packed_triangle_size(d) if form == FULL else d if form == DIAGONAL else 1
-
-
-# Lanes by which the entries of triangles of one's own are apart: whole vectors of any width.
-_WHOLE = 8
-
-
-@kernel
-def triangle_stride(lanes):
-    """From an entry of all lanes' triangles to the next."""
-    return (lanes + _WHOLE - 1) // _WHOLE * _WHOLE
-
-
-@kernel
-def walk(factor, own, d, lanes, noise, x, candidate):
-    """candidate = x + L noise; L[e] of lane i is factor[e * triangle_stride(lanes) + i] if `own`, else factor[e].
-
-    Rows of L one after the other, each from the left.
-    """
-    stride = triangle_stride(lanes) if own else 1
-    factor, noise, x, candidate = rest(factor, 0), rest(noise, 0), rest(x, 0), rest(candidate, 0)
-    for i in range(0, lanes - lanes % (_WIDE * LANES), _WIDE * LANES):
-        entry = i if own else 0
-        for r in range(d):
-            _walk_wide(rest(factor, entry), own, stride, rest(noise, i), rest(x, i), r, rest(candidate, i))
-            entry += (r + 1) * stride
-    for i in range(lanes - lanes % (_WIDE * LANES), lanes, LANES):
-        entry = i if own else 0
-        for r in range(d):
-            _walk_narrow(rest(factor, entry), own, stride, rest(noise, i), rest(x, i), r, rest(candidate, i))
-            entry += (r + 1) * stride

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from fastgmm.kernels._jit import SEPARATE, TILE_STRIDE, kernel, kernel_with_signature
-from fastgmm.kernels.chain import MOVE
+from fastgmm.kernels.calls import MOVE
 from fastgmm.kernels.elementary import exp, fma, log, log1p, log_of_normal
 from fastgmm.kernels.lanes import squared_distances
 from fastgmm.kernels.random import normal_pair
@@ -347,4 +347,4 @@ def mode_jump(x, lanes, noise, candidate, log_q_ratio, work, packed):
 @functools.cache
 def compiled_move(move: Any) -> Any:
     """Compile a move or load it from the disk cache, at its first use rather than at import."""
-    return kernel_with_signature(move, MOVE.signature, flags=SEPARATE)
+    return kernel_with_signature(move, MOVE, flags=SEPARATE)

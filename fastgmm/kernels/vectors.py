@@ -45,13 +45,21 @@ class Emitter:
 
     def store(self, value: ir.Value, pointer: ir.Value, index: Any) -> None:
         """A vector to consecutive elements."""
-        where = self.builder.bitcast(self.at(pointer, index), self.vector.as_pointer())
+        where = self.builder.bitcast(self.at(pointer, index), value.type.as_pointer())
         self.builder.store(value, where, align=self.bytes)
+
+    def load_integers(self, pointer: ir.Value, index: Any) -> ir.Value:
+        """A vector from consecutive integers of the elements' size."""
+        where = self.builder.bitcast(self.at(pointer, index), self.integers.as_pointer())
+        return self.builder.load(where, align=self.bytes)
 
     def broadcast(self, pointer: ir.Value, index: Any) -> ir.Value:
         """A vector of one element's copies."""
-        scalar = self.builder.load(self.at(pointer, index))
-        undefined = ir.Constant(self.vector, ir.Undefined)
+        return self.spread(self.builder.load(self.at(pointer, index)))
+
+    def spread(self, scalar: ir.Value) -> ir.Value:
+        """A vector of copies of a value, an element or an integer of its size."""
+        undefined = ir.Constant(ir.VectorType(scalar.type, self.lanes), ir.Undefined)
         lane = self.builder.insert_element(undefined, scalar, ir.IntType(32)(0))
         zeros = ir.Constant(ir.VectorType(ir.IntType(32), self.lanes), [0] * self.lanes)
         return self.builder.shuffle_vector(lane, undefined, zeros)
@@ -89,18 +97,30 @@ def _pointer(context: Any, builder: ir.IRBuilder, array_type: Any, array: ir.Val
     return context.make_array(array_type)(context, builder, array).data
 
 
-def void_intrinsic(emit: Callable[..., None], *arguments: Any) -> tuple[Any, Callable[..., ir.Value]]:
+def void_intrinsic(emit: Callable[..., Any], *arguments: Any) -> tuple[Any, Callable[..., ir.Value]]:
     """What Numba asks of an intrinsic whose instructions `emit(emitter, *values)` writes; arrays come as pointers."""
+    return _signature_and_code(types.void, emit, arguments)
+
+
+def integer_intrinsic(emit: Callable[..., Any], *arguments: Any) -> tuple[Any, Callable[..., ir.Value]]:
+    """The same where `emit` returns a 64-bit integer."""
+    return _signature_and_code(types.int64, emit, arguments)
+
+
+def _signature_and_code(
+    returned: Any, emit: Callable[..., Any], arguments: tuple[Any, ...]
+) -> tuple[Any, Callable[..., ir.Value]]:
     kinds = (types.Array, types.CPointer)
-    signature = types.void(*(a if isinstance(a, kinds) else types.intp for a in arguments))
+    signature = returned(*(a if isinstance(a, kinds) else types.intp for a in arguments))
 
     def generate(context: Any, builder: ir.IRBuilder, signature: Any, values: Any) -> ir.Value:
         operands = [
             _pointer(context, builder, kind, value) if isinstance(kind, types.Array) else value
             for kind, value in zip(signature.args, values, strict=True)
         ]
-        emit(Emitter(builder, operands[0].type.pointee), *operands)
-        return context.get_dummy_value()
+        floats = next(value for value in operands if isinstance(value.type, ir.PointerType))
+        result = emit(Emitter(builder, floats.type.pointee), *operands)
+        return context.get_dummy_value() if returned == types.void else result
 
     return signature, generate
 

@@ -21,7 +21,7 @@ class Move(NamedTuple):
 
     name: str  # as `Chains.moves` shows it
     weight: float = 1.0  # its share of the steps, relative to the other moves'
-    function: Any = None  # of type `fastgmm.kernels.chain.MOVE`; None for a random walk
+    function: Any = None  # of type `fastgmm.kernels.calls.MOVE`; None for a random walk
     packed: np.ndarray = _NOTHING  # int64, handed to the function; every group of chains has a copy of its own
     uniforms: int = 0  # how many extra uniforms a step needs
     work: int = 0  # how many features of TILE_STRIDE float64 the function may use as it likes

@@ -10,6 +10,7 @@ import numpy as np
 from fastgmm.kernels import chain as kernels
 from fastgmm.kernels._jit import COMPILED, TILE_ROWS, TILE_STRIDE
 from fastgmm.kernels.adapt import work_features
+from fastgmm.kernels.calls import MOVE, address_of
 from fastgmm.kernels.random import new_generators, numbers_per_step
 from fastgmm.mcmc.proposals import Move
 from fastgmm.mcmc.targets import LANE, Target
@@ -99,7 +100,7 @@ class Run:
         self.moves = moves
         self._patient = patient
         self._dimensions = state.position.shape[1]
-        self._plan, self._functions, self._words = _plan(moves, state)
+        self._plan, self._words = _plan(moves, state)
         self._uniforms = int(self._plan.uniforms[0])
         self._spans = list(_spans(len(state.position), workers, target.together))
         self._groups = [self._group(state, span) for span in self._spans]
@@ -188,9 +189,8 @@ class Run:
         try:
             with np.errstate(all="ignore"):
                 status = self._kernel(
-                    self.target.function,
+                    self.target.address,
                     packed,
-                    self._functions,
                     self._plan,
                     group,
                     steps,
@@ -317,8 +317,8 @@ def _spans(chains: int, workers: int, together: bool) -> Iterator[slice]:
         yield slice(first, min(first + size, chains))
 
 
-def _plan(moves: Sequence[Move], state: State) -> tuple[kernels.Plan, tuple[Any, ...], np.ndarray]:
-    """Return the table of the moves, their functions, and their packed values one after the other."""
+def _plan(moves: Sequence[Move], state: State) -> tuple[kernels.Plan, np.ndarray]:
+    """Return the table of the moves, and their packed values one after the other."""
     functions: list[Any] = []
     table = np.zeros((len(moves), kernels.N_COLUMNS), dtype=np.int64)
     words = fixed = adapting = centres = 0
@@ -340,14 +340,14 @@ def _plan(moves: Sequence[Move], state: State) -> tuple[kernels.Plan, tuple[Any,
         adapting += kernels.triangle(d)
         row[kernels.CENTRE] = centres
         centres += d
-    if len(functions) > kernels.MOST_FUNCTIONS:
-        raise ValueError(f"A run can have at most {kernels.MOST_FUNCTIONS} kinds of kernels beside random walks.")
-    functions += [kernels.no_function()] * (kernels.MOST_FUNCTIONS - len(functions))
+    addresses: Any = [address_of(function, MOVE) for function in functions]
+    if COMPILED:
+        addresses = np.array(addresses, dtype=np.int64)
     weights = np.array([move.weight for move in moves], dtype=np.float64)
     shares = np.cumsum(weights / weights.sum())
     uniforms = np.array([max(move.uniforms for move in moves)], dtype=np.int64)
     packed = np.concatenate([move.packed for move in moves]).astype(np.int64)
-    return kernels.Plan(table, shares, state.fixed, uniforms), tuple(functions), packed
+    return kernels.Plan(table, shares, state.fixed, uniforms, addresses), packed
 
 
 def evaluate(target: Target, points: np.ndarray, note: Callable[[int], str]) -> np.ndarray:
@@ -362,7 +362,7 @@ def evaluate(target: Target, points: np.ndarray, note: Callable[[int], str]) -> 
         packed[LANE] = -1
         try:
             with np.errstate(all="ignore"):
-                target.function(places.ravel(), len(part), out, packed)
+                kernels.ask_kernel()(target.address, places.ravel(), len(part), out, packed)
         except Exception as error:
             error.add_note(note(first + max(int(packed[LANE]), 0)))
             raise

@@ -1,0 +1,163 @@
+"""What a step of chains in lanes does besides asking the density: candidates of the random walk, and the decision.
+
+Both work on whole vectors of lanes. A loop over single lanes would not only be slower: a vector that is read where
+single numbers were just written waits until they have reached the cache, which for one chain is a sixth of its step.
+"""
+
+from typing import Any
+
+import numpy as np
+from llvmlite import ir
+from numba.core import cgutils
+from numba.extending import intrinsic
+
+from fastgmm.kernels._jit import COMPILED, TILE_STRIDE, kernel
+from fastgmm.kernels.lanes import LANES, WIDE, rest
+from fastgmm.kernels.vectors import INDEX, integer_intrinsic, rows_of, void_intrinsic
+
+# d dimensions
+
+
+def _make_walk_strip(vectors: int) -> Any:
+    def walk_strip(factor, own, stride, noise, x, r, out):
+        """out[r] = x[r] + Σ_j L[r, j] noise[j] over j <= r on one strip; entries are strips if `own`, else numbers."""
+        width = vectors * LANES
+        total = x[r * TILE_STRIDE : r * TILE_STRIDE + width].copy()
+        for j in range(r + 1):
+            entry = factor[j * stride : j * stride + width] if own else factor[j]
+            total += entry * noise[j * TILE_STRIDE : j * TILE_STRIDE + width]
+        out[r * TILE_STRIDE : r * TILE_STRIDE + width] = total
+
+    def emit(e, factor, own, stride, noise, x, r, out):
+        b = e.builder
+        row = b.mul(r, INDEX(TILE_STRIDE))
+        places = [b.add(row, INDEX(v * e.lanes)) for v in range(vectors)]
+        sums = [e.variable(e.load(x, place)) for place in places]
+        end = b.add(r, INDEX(1))
+
+        def add(entries, j):
+            at = b.mul(j, INDEX(TILE_STRIDE))
+            for v, sum_ in enumerate(sums):
+                z = e.load(noise, b.add(at, INDEX(v * e.lanes)))
+                b.store(e.multiply_add(entries(v), z, b.load(sum_)), sum_)
+
+        with b.if_else(b.icmp_signed("!=", own, INDEX(0))) as (each, all_):
+            with each, cgutils.for_range(b, end) as loop:
+                first = b.mul(loop.index, stride)
+                add(lambda v: e.load(factor, b.add(first, INDEX(v * e.lanes))), loop.index)
+            with all_, cgutils.for_range(b, end) as loop:
+                entry = e.broadcast(factor, loop.index)
+                add(lambda v: entry, loop.index)
+        for place, sum_ in zip(places, sums, strict=True):
+            e.store(b.load(sum_), out, place)
+
+    def typed(typing_context, factor, own, stride, noise, x, r, out):
+        return void_intrinsic(emit, factor, own, stride, noise, x, r, out)
+
+    return intrinsic(typed) if COMPILED else walk_strip
+
+
+_walk_wide, _walk_narrow = (_make_walk_strip(vectors) for vectors in (WIDE, 1))
+
+# Lanes by which the entries of triangles of one's own are apart: whole vectors of any width.
+_WHOLE = 8
+
+
+@kernel
+def triangle_stride(lanes):
+    """From an entry of all lanes' triangles to the next."""
+    return (lanes + _WHOLE - 1) // _WHOLE * _WHOLE
+
+
+@kernel
+def walk(factor, own, d, lanes, noise, x, candidate):
+    """candidate = x + L noise; L[e] of lane i is factor[e * triangle_stride(lanes) + i] if `own`, else factor[e].
+
+    Rows of L one after the other, each from the left.
+    """
+    stride = triangle_stride(lanes) if own else 1
+    factor, noise, x, candidate = rest(factor, 0), rest(noise, 0), rest(x, 0), rest(candidate, 0)
+    for i in range(0, lanes - lanes % (WIDE * LANES), WIDE * LANES):
+        entry = i if own else 0
+        for r in range(d):
+            _walk_wide(rest(factor, entry), own, stride, rest(noise, i), rest(x, i), r, rest(candidate, i))
+            entry += (r + 1) * stride
+    for i in range(lanes - lanes % (WIDE * LANES), lanes, LANES):
+        entry = i if own else 0
+        for r in range(d):
+            _walk_narrow(rest(factor, entry), own, stride, rest(noise, i), rest(x, i), r, rest(candidate, i))
+            entry += (r + 1) * stride
+
+
+def _make_settle():
+    def settle(exponentials, candidate, proposal, log_ratio, position, log_density, taken, accepted, d, lanes, counted):
+        """Decide on the candidates and go where they are accepted: log u < log ratio, with the exponentials -log u.
+
+        `log_ratio` becomes log p(y) q(x | y) / p(x) q(y | x); NaN is a rejection. `taken` is 1 where it was accepted
+        and else 0, and `accepted` grows by that if `counted` is 1. Returns 0 if no proposal is NaN or +inf.
+        """
+        log_ratio[:lanes] = (proposal[:lanes] - log_density[:lanes]) + log_ratio[:lanes]
+        taken[:lanes] = yes = exponentials[:lanes] > 0.0 - log_ratio[:lanes]
+        accepted[:lanes] += counted * yes
+        log_density[:lanes] = np.where(yes, proposal[:lanes], log_density[:lanes])
+        places = rows_of(position, d, lanes)
+        places[:] = np.where(yes, rows_of(candidate, d, lanes), places)
+        return int(not (proposal[:lanes] < np.inf).all())
+
+    def emit(
+        e, exponentials, candidate, proposal, log_ratio, position, log_density, taken, accepted, d, lanes, counted
+    ):
+        b = e.builder
+        numbers = ir.Constant(e.integers, list(range(e.lanes)))
+        weight = e.spread(b.sub(INDEX(0), counted))
+        wrong = e.variable(ir.Constant(ir.VectorType(ir.IntType(1), e.lanes), None))
+        with cgutils.for_range_slice(b, INDEX(0), lanes, INDEX(e.lanes), inc=True) as (i, _):
+            proposed, current = e.load(proposal, i), e.load(log_density, i)
+            ratio = b.fadd(b.fsub(proposed, current), e.load(log_ratio, i))
+            yes = b.fcmp_ordered(">", e.load(exponentials, i), b.fsub(e.zeros(), ratio))
+            e.store(ratio, log_ratio, i)
+            e.store(b.select(yes, proposed, current), log_density, i)
+            ones = b.zext(yes, e.integers)
+            e.store(ones, taken, i)
+            e.store(b.add(e.load_integers(accepted, i), b.and_(ones, weight)), accepted, i)
+            there = b.icmp_signed("<", numbers, e.spread(b.sub(lanes, i)))
+            odd = b.and_(there, b.fcmp_unordered(">=", proposed, e.constant(np.inf)))
+            b.store(b.or_(b.load(wrong), odd), wrong)
+            with cgutils.for_range(b, d) as loop:
+                at = b.add(b.mul(loop.index, INDEX(TILE_STRIDE)), i)
+                e.store(b.select(yes, e.load(candidate, at), e.load(position, at)), position, at)
+        return b.zext(b.bitcast(b.load(wrong), ir.IntType(e.lanes)), INDEX)
+
+    def typed(
+        typing_context,
+        exponentials,
+        candidate,
+        proposal,
+        log_ratio,
+        position,
+        log_density,
+        taken,
+        accepted,
+        d,
+        lanes,
+        counted,
+    ):
+        return integer_intrinsic(
+            emit,
+            exponentials,
+            candidate,
+            proposal,
+            log_ratio,
+            position,
+            log_density,
+            taken,
+            accepted,
+            d,
+            lanes,
+            counted,
+        )
+
+    return intrinsic(typed) if COMPILED else settle
+
+
+settle = _make_settle()
