@@ -27,7 +27,7 @@ def check_weights(sample_weight: Any, rows: np.ndarray) -> tuple[np.ndarray, np.
     Raises
     ------
     ValueError
-        If the weights are not one for each row, or negative, NaN, infinite or all zero.
+        If the weights are not one for each row, or negative, NaN, all zero or of an infinite sum.
     """
     if sample_weight is None:
         return rows, None
@@ -35,6 +35,10 @@ def check_weights(sample_weight: Any, rows: np.ndarray) -> tuple[np.ndarray, np.
     kept = weights > 0
     if not kept.any():  # early releases of scikit-learn let it pass
         raise ValueError("Sample weights must contain at least one non-zero number.")
+    with np.errstate(over="ignore"):
+        total = weights.sum()
+    if not np.isfinite(total):
+        raise ValueError("Sample weights are too large: their sum overflows. Divide them by their mean.")
     return (rows, weights) if kept.all() else (rows[kept], weights[kept])
 
 

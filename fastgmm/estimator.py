@@ -278,7 +278,7 @@ class GaussianMixture(DensityMixin, BaseEstimator):
             rows = check_rows(self, X, fitting=True)
             counted, weights = check_weights(sample_weight, rows)
             warm = self.warm_start and "converged_" in before
-            self._check_against_data(counted, warm)
+            self._check_against_data(counted, weights is not None, warm)
             source = ArrayRows(counted, weights)
             with threads(self.n_jobs):
                 self.prior_, joined = self._regularise(source)
@@ -300,11 +300,12 @@ class GaussianMixture(DensityMixin, BaseEstimator):
                 self._warn_of_regularisation(best.parameters)
         return rows
 
-    def _check_against_data(self, rows: np.ndarray, warm: bool) -> None:
+    def _check_against_data(self, rows: np.ndarray, weighted: bool, warm: bool) -> None:
         n, d = rows.shape
         if n < self.n_components:
             raise ValueError(
                 f"Expected n_samples >= n_components but got n_components = {self.n_components}, n_samples = {n}"
+                f"{' of weight above 0' * weighted}"
             )
         if warm and self.means_.shape != (self.n_components, d):
             k, features = self.means_.shape

@@ -164,22 +164,23 @@ def squared_distances(rows, centres):
     return (deviations(rows, centres) ** 2).sum(axis=2)
 
 
-def lloyd_pass(rows, centres):
-    """Counts (k,), sums of differences from the nearest centre (k, d), squared distances to it (n,)."""
+def lloyd_pass(rows, centres, weights):
+    """Weights (k,), weighted differences from the nearest centre (k, d), squared distances to it (n,)."""
     distances = squared_distances(rows, centres)
     nearest = distances.argmin(axis=1)
-    members = np.eye(len(centres))[nearest]
+    members = weights[:, None] * np.eye(len(centres))[nearest]
     first = np.einsum("ic,icj->cj", members, deviations(rows, centres))
     return members.sum(axis=0), first, distances.min(axis=1)
 
 
-def choose_seeds(rows, first, draws):
+def choose_seeds(rows, weights, first, draws):
     """Greedy k-means++ from uniform draws (k - 1, trials): indices of the seeds."""
     seeds = [first]
     for shares in draws:
-        closest = squared_distances(rows, rows[seeds]).min(axis=1)
+        closest = weights * squared_distances(rows, rows[seeds]).min(axis=1)
         candidates = np.searchsorted(closest.cumsum(), shares * closest.sum())
-        potentials = [np.minimum(closest, squared_distances(rows, rows[[c]])[:, 0]).sum() for c in candidates]
+        nearer = [np.minimum(closest, weights * squared_distances(rows, rows[[c]])[:, 0]) for c in candidates]
+        potentials = [near.sum() for near in nearer]
         seeds.append(int(candidates[np.argmin(potentials)]))
     return seeds
 

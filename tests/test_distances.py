@@ -20,31 +20,31 @@ def nearest(rows, centres):
     return labels[: len(rows)], found[: len(rows)]
 
 
-def lloyd(rows, centres):
+def lloyd(rows, centres, weights):
     """Counts, moved centres and inertia."""
     labels, found = nearest(rows, centres)
     padded, counts = kernels.pad_centres(centres), np.full(len(centres), np.nan)
-    inertia = kernels.move_centres(rows, found, labels, padded, counts, np.full(centres.shape, np.nan))
+    inertia = kernels.move_centres(rows, weights, found, labels, padded, counts, np.full(centres.shape, np.nan))
     return counts, padded[: len(centres), : rows.shape[1]], inertia
 
 
-def moments(rows, labels, centres, second):
+def moments(rows, weights, labels, centres, second):
     weight, first = np.zeros(len(centres)), np.zeros(centres.shape)
     order = np.argsort(labels, kind="stable")
-    kernels.add_moments(rows, labels, order, centres, np.empty(rows.shape[1]), weight, first, second)
+    kernels.add_moments(rows, weights, labels, order, centres, np.empty(rows.shape[1]), weight, first, second)
     return weight, first
 
 
-def seeds(rows, first, draws):
+def seeds(rows, weights, first, draws):
     tiles = kernels.pack(rows)
     k, trials = len(draws) + 1, draws.shape[1]
-    closest = np.zeros(len(tiles) * TILE_ROWS)
-    closest[: len(rows)] = np.inf
+    closest, padded = np.zeros(len(tiles) * TILE_ROWS), np.ones(len(tiles) * TILE_ROWS)
+    closest[: len(rows)], padded[: len(rows)] = np.inf, weights
     candidates = np.zeros((trials + trials % 2, tiles.shape[1] // TILE_ROWS))
     nearer, totals = np.full((trials, closest.size), np.nan), np.zeros((trials, len(tiles)))
     chosen = np.empty(k, np.int64)
     work = (np.empty(2 * TILE_ROWS), candidates, np.empty(trials, np.int64), nearer, totals)
-    kernels.choose_seeds(tiles, first, draws, *work, closest, chosen)
+    kernels.choose_seeds(tiles, padded, first, draws, *work, closest, chosen)
     return chosen, closest[: len(rows)]
 
 
@@ -63,15 +63,16 @@ def test_distances_in_any_dimension(d):
 def test_a_lloyd_pass(n, k, d):
     random = np.random.default_rng(n + k)
     rows, centres = random.normal(size=(n, d)), random.normal(size=(k, d))
-    counts, moved, inertia = lloyd(rows, centres)
-    expected = reference.lloyd_pass(rows, centres)
+    weights = random.uniform(0.5, 2.0, size=n)
+    counts, moved, inertia = lloyd(rows, centres, weights)
+    expected = reference.lloyd_pass(rows, centres, weights)
     labels, found = nearest(rows, centres)
     assert np.array_equal(labels, reference.squared_distances(rows, centres).argmin(axis=1))
     assert np.allclose(found, expected[2], rtol=8 * EPS)
-    assert np.array_equal(counts, expected[0])
-    means = centres + expected[1] / np.maximum(expected[0], 1.0)[:, None]
+    assert np.allclose(counts, expected[0], rtol=n * EPS)
+    means = centres + expected[1] / np.where(expected[0] > 0, expected[0], 1.0)[:, None]
     assert np.allclose(moved, means, rtol=0, atol=4 * EPS * n)
-    assert inertia == pytest.approx(expected[2].sum(), rel=n * EPS)
+    assert inertia == pytest.approx(weights @ expected[2], rel=n * EPS)
 
 
 def test_a_row_between_two_centres_belongs_to_the_first():
@@ -99,11 +100,12 @@ def test_moments_by_label(d, offset):
     labels = random.integers(0, k - 1, size=300).astype(float)  # the last has no row
     matrices, squares, shared = np.zeros((k, d, d)), np.zeros((k, 1, d)), np.zeros((1, d, d))
     deviations = rows - centres[labels.astype(int)]
-    members = np.eye(k)[labels.astype(int)]
+    weights = random.uniform(0.5, 2.0, size=300)
+    members = weights[:, None] * np.eye(k)[labels.astype(int)]
     expected = np.tril(np.einsum("ic,ij,il->cjl", members, deviations, deviations))
     for second in (matrices, squares, shared):
-        weight, first = moments(rows, labels, centres, second)
-        assert np.array_equal(weight, members.sum(axis=0))
+        weight, first = moments(rows, weights, labels, centres, second)
+        assert np.allclose(weight, members.sum(axis=0), rtol=1e-13)
         assert np.allclose(first, members.T @ deviations, rtol=0, atol=1e-12)
     assert np.allclose(matrices, expected, rtol=1e-13, atol=1e-12)
     assert np.allclose(squares[:, 0], np.einsum("cjj->cj", expected), rtol=1e-13)
@@ -115,14 +117,16 @@ def test_moments_by_label(d, offset):
 def test_seeds_are_the_twins(n, d, k, trials):
     random = np.random.default_rng(n + d)
     rows, draws = random.normal(size=(n, d)), random.uniform(size=(k - 1, trials))
-    chosen, closest = seeds(rows, n // 2, draws)
-    expected = reference.choose_seeds(rows, n // 2, draws)
+    weights = random.integers(1, 5, size=n).astype(float)
+    chosen, closest = seeds(rows, weights, n // 2, draws)
+    expected = reference.choose_seeds(rows, weights, n // 2, draws)
     assert chosen.tolist() == expected
-    assert np.allclose(closest, reference.squared_distances(rows, rows[expected]).min(axis=1), rtol=1e-13)
+    nearest = reference.squared_distances(rows, rows[expected]).min(axis=1)
+    assert np.allclose(closest, weights * nearest, rtol=1e-13)
 
 
 def test_seeds_where_every_row_is_one():
     rows = np.repeat([[0.0, 1.0], [5.0, 5.0]], 4, axis=0)
-    chosen, closest = seeds(rows, 0, np.random.default_rng(0).uniform(size=(4, 2)))
+    chosen, closest = seeds(rows, np.ones(8), 0, np.random.default_rng(0).uniform(size=(4, 2)))
     assert set(chosen) <= set(range(8)) and {tuple(row) for row in rows[chosen]} == {(0.0, 1.0), (5.0, 5.0)}
     assert not closest.any()

@@ -31,6 +31,7 @@ _LLOYD_ITERATIONS = 300
 # With fewer of its rows in the sample, a component's variances or its covariance matrix come from all rows.
 _ROWS_FOR_VARIANCES = 32
 _ROWS_PER_FEATURE = 32
+_REDRAWS = 64  # of rows that equal others; they may all
 _CHUNK_BYTES = 4 * 2**20  # of rows worked on in NumPy, which for a moment takes several times as much
 
 TOO_LARGE = (
@@ -69,12 +70,13 @@ def start_from_kmeans(
     source: ArrayRows, k: int, structure: ModuleType, prior: Hyperparameters, random: np.random.RandomState
 ) -> Update:
     """Each row wholly in the component of its nearest k-means centre."""
-    sample = _Sample(_some_rows(source, k, random))
+    sample = _some_rows(source, k, random)
     found = _kmeans(sample, k, random)
     if not math.isfinite(found.inertia):
         raise ValueError(TOO_LARGE)
-    if len(sample.rows) == source.n_rows or found.counts.min() >= _rows_needed(source.n_features, structure):
-        clusters = partial(_cut, sample.rows, found.labels)
+    needed = _rows_needed(source.n_features, structure) * sample.weights[0]
+    if len(sample.rows) == source.n_rows or found.counts.min() >= needed:
+        clusters = partial(_cut, sample, found.labels)
     else:
         clusters = partial(_assign, source, found.centres)
     update: Update = structure.maximise(_cluster_moments(clusters, found.centres, structure), prior)
@@ -88,7 +90,7 @@ def start_from_seeds(
     source: ArrayRows, k: int, structure: ModuleType, prior: Hyperparameters, random: np.random.RandomState
 ) -> Update:
     """Means on rows picked by k-means++; covariances of the prior alone, or of `reg_covar`, as scikit-learn's."""
-    sample = _Sample(_some_rows(source, k, random))
+    sample = _some_rows(source, k, random)
     return start_at_rows(sample.rows[_seed(sample, k, random)], structure, prior)
 
 
@@ -96,7 +98,14 @@ def start_from_random_rows(
     source: ArrayRows, k: int, structure: ModuleType, prior: Hyperparameters, random: np.random.RandomState
 ) -> Update:
     """Means on different rows picked at random; covariances as above."""
-    return start_at_rows(source.take(random.choice(source.n_rows, size=k, replace=False)), structure, prior)
+    share = source.weigh(0, source.n_rows) / source.total_weight if source.weighted else None
+    means = source.take(random.choice(source.n_rows, size=k, replace=False, p=share))
+    for _ in range(_REDRAWS):
+        repeated = np.setdiff1d(np.arange(k), np.unique(means, axis=0, return_index=True)[1])
+        if len(repeated) == 0:
+            break
+        means[repeated] = source.take(source.draw(random.uniform(size=len(repeated))))
+    return start_at_rows(means, structure, prior)
 
 
 def start_at_rows(means: np.ndarray, structure: ModuleType, prior: Hyperparameters) -> Update:
@@ -148,7 +157,8 @@ def _moments(
 ) -> Statistics:
     total: Statistics | None = None
     for start, rows in _chunks(source, max(centres.shape)):
-        shares = responsibilities(start, start + len(rows))
+        stop = start + len(rows)
+        shares = responsibilities(start, stop) * source.weigh(start, stop)[:, None]
         first, second = [], []
         for c, centre in enumerate(centres):
             deviations = rows - centre
@@ -174,19 +184,21 @@ def _pieces(rows: np.ndarray, width: int) -> Iterator[tuple[int, np.ndarray]]:
         yield start, rows[start : start + size]
 
 
-def _cut(rows: np.ndarray, labels: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Labelled rows, some at a time."""
-    for start, piece in _pieces(rows, rows.shape[1]):
-        yield piece, labels[start : start + len(piece)]
+def _cut(sample: "_Sample", labels: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+    """Rows of the sample, some at a time, their weights and labels."""
+    for start, piece in _pieces(sample.rows, sample.rows.shape[1]):
+        stop = start + len(piece)
+        yield piece, sample.weights[start:stop], labels[start:stop]
 
 
-def _assign(source: ArrayRows, centres: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """All rows, some at a time, and the labels of their nearest centres."""
+def _assign(source: ArrayRows, centres: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+    """All rows, some at a time, their weights and the labels of their nearest centres."""
     padded = distances.pad_centres(centres)
-    for _, rows in _chunks(source, source.n_features):
-        sample = _Sample(np.array(rows))  # contiguous and writable, as the kernels were compiled for
+    for start, rows in _chunks(source, source.n_features):
+        # Contiguous and writable, as the kernels were compiled for.
+        sample = _Sample(np.array(rows), source.weigh(start, start + len(rows)))
         sample.assign(padded)
-        yield sample.rows, sample.labels[: len(rows)]
+        yield sample.rows, sample.weights, sample.labels[: len(rows)]
 
 
 def _rows_needed(features: int, structure: ModuleType) -> int:
@@ -196,40 +208,60 @@ def _rows_needed(features: int, structure: ModuleType) -> int:
 
 
 def _cluster_moments(
-    clusters: Callable[[], Iterator[tuple[np.ndarray, np.ndarray]]], centres: np.ndarray, structure: ModuleType
+    clusters: Callable[[], Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]],
+    centres: np.ndarray,
+    structure: ModuleType,
 ) -> Statistics:
     """Moments about `centres` of the rows with each label."""
     k, d = centres.shape
     weight, first, deviation = np.zeros(k), np.zeros((k, d)), np.empty(d)
     second = np.zeros((1 if structure.SHARED else k, d if structure.MATRICES else 1, d))
-    for rows, labels in clusters():
+    for rows, weights, labels in clusters():
         order = labels.astype(np.min_scalar_type(k)).argsort(kind="stable")  # by radix for short integers
-        distances.add_moments(rows, labels, order, centres, deviation, weight, first, second)
+        distances.add_moments(rows, weights, labels, order, centres, deviation, weight, first, second)
     if not structure.MATRICES:
         # One row whose squares are a cluster's sums of squares stands for all of its rows.
         second = np.stack([structure.second_moments(np.sqrt(squares), np.ones(1)) for squares in second])
     return Statistics(centres, weight, first, second[0] if structure.SHARED else second, 0.0, 0)
 
 
-def _some_rows(source: ArrayRows, k: int, random: np.random.RandomState) -> np.ndarray:
-    """All rows, or as many as k-means is worth, drawn without replacement."""
+def _some_rows(source: ArrayRows, k: int, random: np.random.RandomState) -> "_Sample":
+    """All rows, or as many as k-means is worth, drawn by weight, in ascending order."""
     affordable = max(_SAMPLE_BYTES // (8 * source.n_features), 2 * k)
     most = min(max(KMEANS_ROWS, _ROWS_PER_COMPONENT * k), affordable)
     if source.n_rows <= most:
-        return source.take(np.arange(source.n_rows))
-    # The Generator draws without a permutation of all n rows.
-    generator = np.random.default_rng(random.randint(2**31, size=4))
-    return source.take(np.sort(generator.choice(source.n_rows, size=most, replace=False, shuffle=False)))
+        rows, weights = source.take(np.arange(source.n_rows)), source.weigh(0, source.n_rows)
+    else:
+        rows = source.take(source.draw(_places(most, random)))
+        weights = np.full(most, source.total_weight / most)
+    order = _order_of(rows)
+    return _Sample(rows[order], weights[order])
+
+
+def _places(count: int, random: np.random.RandomState) -> np.ndarray:
+    """One place at random in each of `count` equal parts of [0, 1): draws that spread, and repeat little."""
+    return (np.arange(count) + random.uniform(size=count)) / count
+
+
+def _order_of(rows: np.ndarray) -> np.ndarray:
+    """Ascending order: a start then depends neither on how rows lie nor on how often each does, nor on their units."""
+    order = rows[:, 0].argsort()
+    ascending = rows[order, 0]
+    return order if (ascending[1:] > ascending[:-1]).all() else np.lexsort(rows.T[::-1])
 
 
 class _Sample:
-    """Rows (n, d), the same in tiles, and working memory: labels and squared distances of theirs."""
+    """Rows (n, d) and weights (n,), the rows in tiles, and working memory: labels and squared distances of theirs."""
 
-    def __init__(self, rows: np.ndarray) -> None:
-        self.rows = rows
+    def __init__(self, rows: np.ndarray, weights: np.ndarray) -> None:
+        self.rows, self.weights = rows, weights
         self.tiles = distances.pack(rows)
         self.nearest, self.labels = np.empty((2, len(self.tiles) * TILE_ROWS))
         self.work = np.empty(2 * TILE_ROWS)
+
+    def draw(self, places: np.ndarray) -> np.ndarray:
+        """Indices of rows; see `ArrayRows.draw`."""
+        return ArrayRows(self.rows, self.weights).draw(places)
 
     def assign(self, centres: np.ndarray) -> None:
         """Set every row's label and distance to those of its nearest centre, of `centres` padded."""
@@ -237,7 +269,7 @@ class _Sample:
 
 
 class _Clusters(NamedTuple):
-    """What k-means found: centres, the number of rows of each, every row's label, the sum of squared distances."""
+    """What k-means found: centres, the weight of the rows of each, every row's label, the sum of squared distances."""
 
     centres: np.ndarray  # (k, d)
     counts: np.ndarray  # (k,)
@@ -256,7 +288,10 @@ def _kmeans(sample: _Sample, k: int, random: np.random.RandomState) -> _Clusters
 def _fewer(sample: _Sample, k: int, random: np.random.RandomState) -> _Sample:
     """As many rows of the sample as seedings need to be told apart."""
     n, most = len(sample.rows), max(_SEEDING_ROWS, _SEEDING_ROWS_PER_COMPONENT * k)
-    return sample if n <= most else _Sample(sample.rows[random.choice(n, size=most, replace=False)])
+    if n <= most:
+        return sample
+    drawn = sample.draw(_places(most, random))
+    return _Sample(sample.rows[drawn], np.ones(most))
 
 
 def _seed(sample: _Sample, k: int, random: np.random.RandomState) -> np.ndarray:
@@ -266,10 +301,13 @@ def _seed(sample: _Sample, k: int, random: np.random.RandomState) -> np.ndarray:
     trials += trials % 2  # as cheap as one fewer
     closest = np.zeros(tiles * TILE_ROWS)
     closest[:n] = np.inf
+    weights = np.ones(tiles * TILE_ROWS)
+    weights[:n] = sample.weights
     seeds = np.empty(k, np.int64)
     distances.choose_seeds(
         sample.tiles,
-        random.randint(n),
+        weights,
+        int(sample.draw(random.uniform(size=1))[0]),
         random.uniform(size=(k - 1, trials)),
         sample.work,
         np.zeros((trials, sample.tiles.shape[1] // TILE_ROWS)),
@@ -290,7 +328,9 @@ def _lloyd(sample: _Sample, centres: np.ndarray, tolerance: float) -> _Clusters:
     n, before = len(sample.rows), math.inf
     for _ in range(_LLOYD_ITERATIONS):
         sample.assign(padded)
-        inertia = distances.move_centres(sample.rows, sample.nearest, sample.labels, padded, counts, sums)
+        inertia = distances.move_centres(
+            sample.rows, sample.weights, sample.nearest, sample.labels, padded, counts, sums
+        )
         if counts.min() == 0.0 and 0.0 < inertia < math.inf:
             # A centre nobody is nearest to goes to the row farthest from its own.
             empty = np.flatnonzero(counts == 0.0)

@@ -84,10 +84,10 @@ def nearest_centres(tiles, centres, distances, nearest, labels):
 
 
 @kernel
-def move_centres(rows, nearest, labels, centres, counts, sums):
-    """Move each centre to the mean of its rows; return the sum of `nearest`, the inertia.
+def move_centres(rows, weights, nearest, labels, centres, counts, sums):
+    """Move each centre to the mean of its rows; return the weighted sum of `nearest`, the inertia.
 
-    Sets also counts (k,); sums (k, d unpadded) is working memory. A centre of no row stays.
+    Sets also counts (k,), of the rows' weights; sums (k, d unpadded) is working memory. A centre of no row stays.
     """
     k, d = sums.shape
     for c in range(k):
@@ -97,18 +97,20 @@ def move_centres(rows, nearest, labels, centres, counts, sums):
     inertia = 0.0
     for i in range(rows.shape[0]):
         c = int(labels[i])
-        inertia += nearest[i]
-        counts[c] += 1.0
+        w = weights[i]
+        inertia += w * nearest[i]
+        counts[c] += w
         for j in range(d):
-            sums[c, j] += rows[i, j] - centres[c, j]
+            sums[c, j] += w * (rows[i, j] - centres[c, j])
     for c in range(k):
-        for j in range(d):
-            centres[c, j] += sums[c, j] / max(counts[c], 1.0)
+        if counts[c] > 0.0:
+            for j in range(d):
+                centres[c, j] += sums[c, j] / counts[c]
     return inertia
 
 
 @kernel
-def add_moments(rows, labels, order, centres, deviation, weight, first, second):
+def add_moments(rows, weights, labels, order, centres, deviation, weight, first, second):
     """Add to the labels' weight (k,), first (k, d) and second moments about `centres` (k, d), row by row in `order`.
 
     `second` has shape (k, d, d), of which the lower triangle is set, or (k, 1, d) for squares alone; with a leading 1
@@ -119,25 +121,27 @@ def add_moments(rows, labels, order, centres, deviation, weight, first, second):
     for i in order:
         c = int(labels[i])
         g = c % second.shape[0]
-        weight[c] += 1.0
+        w = weights[i]
+        weight[c] += w
         for j in range(d):
             deviation[j] = rows[i, j] - centres[c, j]
-            first[c, j] += deviation[j]
+            first[c, j] += w * deviation[j]
         if second.shape[1] < d:
             for j in range(d):
-                second[g, 0, j] += deviation[j] * deviation[j]
+                second[g, 0, j] += w * deviation[j] * deviation[j]
         else:
             for j in range(d):
+                weighted = w * deviation[j]
                 for m in range(j + 1):
-                    second[g, j, m] += deviation[j] * deviation[m]
+                    second[g, j, m] += weighted * deviation[m]
 
 
 @kernel(flags=SUMS)
-def _keep_nearer(distances, closest, nearer):
-    """nearer = min(distances, closest); returns its sum."""
+def _keep_nearer(distances, weights, closest, nearer):
+    """nearer = min(weights * distances, closest); returns its sum."""
     total = 0.0
     for i in range(TILE_ROWS):
-        near = min(distances[i], closest[i])
+        near = min(weights[i] * distances[i], closest[i])
         nearer[i] = near
         total += near
     return total
@@ -157,12 +161,13 @@ def _draw(weights, target):
 
 
 @kernel
-def choose_seeds(tiles, first, draws, distances, candidates, picks, nearer, totals, closest, seeds):
+def choose_seeds(tiles, weights, first, draws, distances, candidates, picks, nearer, totals, closest, seeds):
     """Greedy k-means++: set `seeds` (k,) to indices of rows, the first of them given.
 
-    `draws` (k - 1, trials) are uniform on [0, 1); `closest` (tiles * b), the squared distance to the closest seed, is
-    infinite for every row, and zero beyond the last. Working memory: distances (2 b), candidates (trials made even,
-    d), picks (trials,) integers, nearer (trials, tiles * b), totals (trials, tiles); candidates and totals are zeros.
+    `weights` (tiles * b) are those of the rows; `draws` (k - 1, trials) are uniform on [0, 1); `closest` (tiles * b),
+    the weighted squared distance to the closest seed, is infinite for every row, and zero beyond the last. Working
+    memory: distances (2 b), candidates (trials made even, d), picks (trials,) integers, nearer (trials, tiles * b),
+    totals (trials, tiles); candidates and totals are zeros.
     """
     best, least = 0, 0.0
     for c in range(seeds.size):
@@ -180,7 +185,8 @@ def choose_seeds(tiles, first, draws, distances, candidates, picks, nearer, tota
             for q in range(trials):
                 if q % 2 == 0:
                     two_distances(tiles[t], candidates[q:], distances)
-                totals[q, t] = _keep_nearer(distances[q % 2 * TILE_ROWS :], closest[offset:], nearer[q, offset:])
+                half = distances[q % 2 * TILE_ROWS :]
+                totals[q, t] = _keep_nearer(half, weights[offset:], closest[offset:], nearer[q, offset:])
         best, least = 0, np.inf
         for q in range(trials):
             total = 0.0

@@ -69,10 +69,16 @@ class ArrayRows:
         self.total_weight = float(self.n_rows if weights is None else weights.sum())
         self._rows = rows
         self._weights = np.empty(0) if weights is None else weights
+        self._tame = weights is None or bool(weights.min() > 1e-30 and weights.max() < 1e30)  # also in float32
         self._buffers: dict[str, np.ndarray] = {}
         self._layout: tuple[Any, ...] = ()  # of the form that the arguments below are for
         self._arguments: tuple[Any, ...] = ()
         self._in_place = rows.dtype in (np.float64, np.float32) and rows.flags.aligned
+
+    @property
+    def weighted(self) -> bool:
+        """Whether the rows have weights."""
+        return bool(self._weights.size)
 
     @property
     def effective_rows(self) -> float:
@@ -84,12 +90,25 @@ class ArrayRows:
 
     @property
     def single(self) -> bool:
-        """Whether the rows are float32, so that a tile of them may be."""
-        return bool(self._rows.dtype == np.float32)
+        """Whether the rows are float32 and weights would fit, so that a tile of them may be."""
+        return bool(self._rows.dtype == np.float32) and self._tame
 
     def take(self, indices: np.ndarray) -> np.ndarray:
         """Copy some rows as float64, shape (len(indices), d)."""
         return np.ascontiguousarray(self._rows[indices], dtype=np.float64)
+
+    def weigh(self, start: int, stop: int) -> np.ndarray:
+        """Weights of rows[start:stop]: ones where all count alike."""
+        return self._weights[start:stop] if self._weights.size else np.ones(stop - start)
+
+    def draw(self, places: np.ndarray) -> np.ndarray:
+        """Indices of the rows found at `places` (m,) in [0, 1) where each takes room by its weight."""
+        if self._weights.size:
+            ends = self._weights.cumsum()
+            found = np.searchsorted(ends, places * ends[-1], side="right")
+        else:
+            found = (places * self.n_rows).astype(np.int64)
+        return np.minimum(found, self.n_rows - 1)  # rounded to 1, a place is beyond the last
 
     def reduce(self, form: Any, centres: np.ndarray | None = None) -> Statistics:
         """Statistics of all rows under `form`, with moments about `centres` (k, d), by default the form's own."""
