@@ -59,7 +59,8 @@ def robust(factor, n, z, ratio, memory, position):
     """Vihola (2012), equation 1, with a size of its own, and after a move Tyler's (1987) shape of the positions."""
     d = len(z)
     decay = n ** (-2 / 3)
-    excess = (0.0 if np.isnan(ratio) else np.exp(min(ratio, 0.0))) - (0.44 if d == 1 else 0.234)
+    probability = 0.0 if np.isnan(ratio) else np.floor(256 * np.exp(min(ratio, 0.0)) + 0.5) / 256
+    excess = probability - (0.44 if d == 1 else 0.234)
     turned = factor @ (np.eye(d) + min(1.0, d * decay) * excess * np.outer(z, z) / (z @ z)) @ factor.T
     covariance = np.exp(min(1.0, 8.0 * decay) * excess) * turned
     if (position != memory.positions[-1]).any():

@@ -2,6 +2,7 @@
 
 import hashlib
 import math
+import multiprocessing
 import os
 import signal
 import subprocess
@@ -9,7 +10,9 @@ import sys
 import textwrap
 import threading
 import time
+import tracemalloc
 import warnings
+from concurrent.futures import ThreadPoolExecutor
 
 import numba
 import numpy as np
@@ -18,7 +21,7 @@ from reference_chain import metropolis, noise_of_chain
 from scipy import stats
 
 from fastgmm.kernels._jit import COMPILED
-from fastgmm.mcmc import Chains, Mixed, ModeJump, RandomWalk, run, sample, starts
+from fastgmm.mcmc import Chains, Independence, Mixed, ModeJump, RandomWalk, mcse, run, sample, starts
 from fastgmm.mcmc.proposals import Move
 from fastgmm.mcmc.targets import make_target
 from fastgmm.mixture import Mixture
@@ -390,6 +393,34 @@ def test_a_start_of_the_wrong_dimension():
     assert "at the start of chain 0, x = [0., 0.]" in caught.value.__notes__[0]
 
 
+@numba.njit
+def refused_in_python(x):
+    return math.log(x[0]) - x[7] ** 2
+
+
+@numba.njit
+def overflowing_in_python(x):
+    return -math.exp(x[0]) - x[7] ** 2
+
+
+@numba.njit
+def reading_far(X, out):
+    out[:] = -(X[7] ** 2)
+
+
+@pytest.mark.parametrize(
+    ("density", "start", "vectorized"),
+    [(refused_in_python, -1.0, False), (overflowing_in_python, 800.0, False), (reading_far, 0.0, True)],
+)
+def test_a_wrong_dimension_is_found_before_other_memory_is_read(monkeypatch, density, start, vectorized):
+    """Also where plain Python refuses something else before it comes to that."""
+    monkeypatch.setattr(starts, "evaluate", lambda *arguments: pytest.fail("was run without checks"))
+    refusals = IndexError if COMPILED else (IndexError, ArithmeticError, ValueError)
+    with pytest.raises(refusals) as caught:
+        sample(density, [start], 10, vectorized=vectorized)
+    assert "at the start of chain 0" in caught.value.__notes__[0]
+
+
 def test_python_refusals_that_compiled_code_does_not_share_are_no_errors():
     @numba.njit
     def soft(x):
@@ -481,6 +512,24 @@ def test_nan_is_rejected_counted_and_told_once():
     assert f"first in chain 0 at step {beyond[0]} " in message
     assert np.array2string(np.array([candidates[beyond[0]]]), precision=6) in message
     assert "density NaN" in repr(chains)
+
+
+def test_the_first_nan_is_the_first_of_this_run():
+    @numba.njit
+    def holed_above(x, limit):
+        return math.nan if x[0] > limit else -0.5 * x[0] ** 2
+
+    with pytest.warns(RuntimeWarning, match="first in chain 0 at step") as caught:
+        chains = sample(holed_above, [0.0], 30, args=(1.0,), chains=1, warmup=0, seed=0)
+    with pytest.warns(
+        RuntimeWarning, match=r"NaN at \d+ candidates of chain 0, .* at step (3[1-9]|[4-9]\d) \(.*x = \[[1-9]"
+    ) as caught:
+        again = chains.resume(50)
+    assert caught[0].filename == __file__
+    assert f"NaN at {again.rejected_nan[0] - chains.rejected_nan[0]} cand" in str(caught[0].message)
+    # Chain 1 comes to it first.
+    with pytest.warns(RuntimeWarning, match=r"of chains 0, 1, .* first in chain 1 at step 2 "):
+        sample(holed_above, [[-10.0], [0.9]], 500, args=(1.0,), chains=2, seed=1, proposal_cov=[[100.0]], warmup=0)
 
 
 @pytest.mark.parametrize("n_jobs", [1, 2])
@@ -578,19 +627,56 @@ def test_a_flat_density_on_a_bounded_support_is_sampled_uniformly():
     assert stats.kstest(chains.flat()[:, 0], "uniform").pvalue > FALSE_ALARM
 
 
-def test_a_constant_in_the_log_density_changes_nothing():
+@pytest.mark.parametrize("adapt", ["ram", "am", None])
+def test_a_constant_in_the_log_density_changes_no_bit(adapt):
     @numba.njit
     def shifted(x, constant):
         return normal(x) + constant
 
-    one = sample(shifted, np.zeros(2), 200, args=(0.0,), seed=0, chains=2)
+    def run(constant):
+        kernel = RandomWalk(adapt=adapt)
+        return sample(shifted, np.zeros(2), STEPS, args=(constant,), warmup=STEPS, seed=0, chains=2, kernel=kernel)
+
+    expected = run(0.0).draws
     for constant in (1e4, -1e6, 1e6):
-        other = sample(shifted, np.zeros(2), 200, args=(constant,), seed=0, chains=2)
-        np.testing.assert_allclose(one.draws, other.draws, rtol=1e-8, atol=1e-8)  # the walk's factor feels rounding
-        fixed = [sample(shifted, np.zeros(2), 200, args=(c,), seed=0, warmup=0).draws for c in (0.0, constant)]
-        np.testing.assert_array_equal(*fixed)
+        np.testing.assert_array_equal(run(constant).draws, expected)
     with pytest.warns(RuntimeWarning, match="lost to rounding"):
-        sample(shifted, np.zeros(2), 200, args=(1e300,), seed=0, chains=2)
+        run(1e300)
+
+
+@pytest.mark.parametrize("adapt", ["ram", "am", None])
+@pytest.mark.parametrize("unit", [2.0**490, 2.0**-490])
+def test_units_do_not_matter(adapt, unit):
+    """Coordinates of 1e147 or 1e-147: chains in another unit of length, a power of two, are the same to the bit."""
+
+    @numba.njit
+    def scaled(x, unit):
+        return -0.5 * ((x[0] / unit) ** 2 + (x[1] / unit - x[0] / unit) ** 2)
+
+    def run(unit):
+        kernel = RandomWalk(cov=unit**2 * np.eye(2), adapt=adapt)
+        return sample(scaled, unit * np.ones(2), 100, args=(unit,), chains=2, warmup=100, seed=0, kernel=kernel)
+
+    one, other = run(1.0), run(unit)
+    np.testing.assert_array_equal(other.draws, unit * one.draws)
+    np.testing.assert_array_equal(other.log_density, one.log_density)
+    assert one.acceptance_rate.min() > 0.1
+
+
+@numba.njit
+def cauchy(x):
+    return -math.log1p(x[0] ** 2)
+
+
+@compiled_only
+@pytest.mark.parametrize("kernel", [RandomWalk(), Independence(Mixture([1.0], [[0.0]], [[1.0]], "diag"), tail=1)])
+def test_heavy_tails(kernel):
+    chains = sample(cauchy, [0.0], 5_000, chains=16, thin=10, seed=0, kernel=kernel)
+    for prob, expected in ((0.25, -1.0), (0.5, 0.0), (0.75, 1.0)):
+        error = mcse(chains.draws, "quantile", prob=prob)
+        assert abs(np.quantile(chains.draws, prob) - expected) < 5.0 * error
+    beyond = (np.abs(chains.draws) > 10.0).astype(float)
+    assert abs(beyond.mean() - 2.0 * stats.cauchy.sf(10.0)) < 5.0 * mcse(beyond)
 
 
 def test_starts_are_drawn_until_they_are_in_the_support():
@@ -606,6 +692,11 @@ def test_starts_are_drawn_until_they_are_in_the_support():
     np.testing.assert_array_equal(few.draws, chains.draws[:2])
     mixed = sample(normal, ARTICLE, 5, chains=6, warmup=0, seed=3)
     assert len(np.unique(mixed.draws[:, 0, 0])) == 6
+
+
+def test_a_drawn_start_of_infinite_density_is_not_tried_again():
+    with pytest.raises(ValueError, match=r"\+inf at the start of chains 0, 1, .*\[3\.\]"):
+        sample(peaked, lambda generator: np.array([3.0]), 5, chains=2)
 
 
 def test_starts_that_are_never_in_the_support_name_their_chains():
@@ -650,7 +741,7 @@ def test_kernels_are_checked():
 @compiled_only
 def test_a_chain_is_frozen_in_its_bits():
     chains = sample(normal, np.zeros(2), 100, chains=3, warmup=100, seed=0)
-    assert hashlib.sha256(chains.draws.tobytes()).hexdigest()[:16] == "5a25ba3bbddcf7ed"
+    assert hashlib.sha256(chains.draws.tobytes()).hexdigest()[:16] == "7e21bb34202cbbe4"
 
 
 # Not under coverage, as the interpreted runs are: an interrupt inside its collector leaves its lock taken for good.
@@ -716,14 +807,54 @@ def test_a_proposal_covariance_holds_real_numbers():
         sample(normal, np.zeros(2), 10, proposal_cov=np.eye(2) * 1j)
 
 
-def test_more_memory_than_there_is_is_refused_in_bytes():
-    with pytest.raises(MemoryError, match="240000000000000000 bytes"):
-        sample(normal, np.zeros(2), 10**16, chains=1)
+@pytest.mark.parametrize(
+    ("d", "chains", "draws", "bytes_"),
+    [
+        (2, 1, 10**16, 8 * (3 * 10**16 + 6)),
+        (2, 10**15, 1, 8 * 10**15 * (3 + 6)),
+        (500, 10**9, 1, 8 * 10**9 * (501 + 500 * 501)),  # what is adapted
+    ],
+)
+def test_more_memory_than_there_is_is_refused_in_bytes(d, chains, draws, bytes_):
+    tracemalloc.start()
+    try:
+        with pytest.raises(MemoryError, match=f"need {bytes_} bytes, but this machine has"):
+            sample(normal, np.zeros(d), draws, chains=chains)
+        assert tracemalloc.get_traced_memory()[1] < 2**24
+    finally:
+        tracemalloc.stop()
 
 
-@pytest.mark.parametrize("d, n_chains, draws", [(1, 1, 1), (200, 1, 3), (1, 7, 2)])
-def test_shapes_at_the_edges(d, n_chains, draws):
-    chains = sample(normal, np.zeros(d), draws, chains=n_chains, warmup=0, thin=5, seed=0)
+@pytest.mark.skipif("fork" not in multiprocessing.get_all_start_methods(), reason="this system has no fork")
+@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
+def test_a_forked_child_samples_after_its_parent_did():
+    def run():
+        return sample(normal, np.zeros(2), 20, chains=20, warmup=10, seed=0, n_jobs=2).draws
+
+    expected = run()
+    context = multiprocessing.get_context("fork")
+    receiver, sender = context.Pipe(duplex=False)
+    child = context.Process(target=lambda: sender.send(run()))
+    child.start()
+    assert receiver.poll(60)
+    np.testing.assert_array_equal(receiver.recv(), expected)
+    child.join(60)
+    assert child.exitcode == 0
+
+
+def test_threads_may_sample_at_once():
+    def run(seed):
+        return sample(normal, np.zeros(2), 50, chains=20, warmup=10, seed=seed, n_jobs=2).draws
+
+    with ThreadPoolExecutor(4) as pool:
+        together = list(pool.map(run, range(4)))
+    for seed, draws in enumerate(together):
+        np.testing.assert_array_equal(draws, run(seed))
+
+
+@pytest.mark.parametrize("d, n_chains, draws, warmup", [(1, 1, 1, 0), (200, 1, 3, 2), (1, 7, 2, 3)])
+def test_shapes_at_the_edges(d, n_chains, draws, warmup):
+    chains = sample(normal, np.zeros(d), draws, chains=n_chains, warmup=warmup, thin=5, seed=0)
     assert chains.draws.shape == (n_chains, draws, d)
     assert chains.log_density.shape == (n_chains, draws)
     for name in ("rejected_nan", "rejected_overflow"):

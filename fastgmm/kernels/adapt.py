@@ -116,7 +116,8 @@ def adapt_robust(factor, d, lanes, count, noise, log_ratio, work):
     for i in range(lanes):
         ratio = log_ratio[i]
         alpha = exp(ratio if ratio < 0.0 else 0.0)
-        alpha = alpha if ratio == ratio else 0.0
+        # To 8 bits, lest the rounding of large log-densities, which leaves decisions as they are, should show in steps.
+        alpha = math.floor(256.0 * alpha + 0.5) / 256.0 if ratio == ratio else 0.0
         excess = alpha - wanted
         excess = 0.0 if excess > 0.0 and work[largest * TILE_STRIDE + i] > _LARGEST else excess
         excess = 0.0 if excess < 0.0 and work[smallest * TILE_STRIDE + i] < _SMALLEST else excess

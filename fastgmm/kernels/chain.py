@@ -118,7 +118,7 @@ def _look_into(d, lanes, proposal, candidate, counts, first_step, first, tally):
                 status = NOT_A_NUMBER
                 tally[LANE] = i
             counts[i] += 1
-            if counts[i] == 1:
+            if first_step[i] == 0:  # of this run, whatever one before it counted
                 first_step[i] = tally[STEP]
                 for j in range(d):
                     first[j * TILE_STRIDE + i] = candidate[j * TILE_STRIDE + i]

@@ -221,15 +221,14 @@ class Run:
             return f"in one of chains {span.start} to {span.stop - 1} {step}"
         return f"in chain {span.start + lane} {step}, x = {show(group.candidate[lane::TILE_STRIDE])}"
 
-    def first_nan(self, before: np.ndarray) -> tuple[int, int, np.ndarray] | None:
-        """Chain, step and place of the first density of NaN that counts, given how many there were `before`."""
+    def first_nan(self) -> tuple[int, int, np.ndarray] | None:
+        """Step, chain and place of this run's first density of NaN."""
+        found = []
         for group, span in zip(self._groups, self._spans, strict=True):
-            lanes = span.stop - span.start
-            new = np.flatnonzero(group.rejected_nan[:lanes] > before[span])
-            if len(new):
-                lane = int(new[0])
-                return span.start + lane, int(group.first_nan_step[lane]), group.first_nan[lane::TILE_STRIDE]
-        return None
+            steps = group.first_nan_step[: span.stop - span.start]
+            lanes = np.flatnonzero(steps).tolist()
+            found += [(int(steps[i]), span.start + i, group.first_nan[i::TILE_STRIDE]) for i in lanes]
+        return min(found, key=lambda nan: nan[:2], default=None)
 
     def state(self) -> State:
         """Return a copy of where the chains are."""
@@ -375,7 +374,7 @@ def chain_generators(sequence: np.random.SeedSequence, chains: int) -> np.ndarra
     return new_generators(sequence, chains)
 
 
-def name_chains(numbers: np.ndarray) -> str:
+def name_chains(numbers: np.ndarray | range) -> str:
     """List chains in words, the first ten."""
     names = ", ".join(str(number) for number in numbers[:10]) + (", ..." if len(numbers) > 10 else "")
     return f"chain{'s' * (len(numbers) > 1)} {names}"

@@ -160,21 +160,19 @@ def sample(
                 "draw it from."
             )
         start = target
-    drawn = is_drawn(start)
-    starts = None if drawn else given_starts(start, chains)
-    checked = make_target(target, args, vectorized)
-    sequence = _seed_sequence(seed, chains)
-    if isinstance(start, Mixture):
-        dimensions = start.n_features
-    elif drawn:
-        dimensions = np.size(start(np.random.default_rng(0)))
-    else:
-        assert starts is not None
+    starts = None if is_drawn(start) else given_starts(start, chains)
+    if starts is not None:
         dimensions = starts.shape[1]
+    elif isinstance(start, Mixture):
+        dimensions = start.n_features
+    else:
+        dimensions = np.size(start(np.random.default_rng(0)))
     if isinstance(target, Mixture) and dimensions != target.n_features:
         raise ValueError(f"start has {dimensions} dimensions but the Mixture has {target.n_features} features.")
     moves = _checked_moves(kernel, dimensions, proposal_cov is not None)
-    _check_memory(chains, draws + (warmup // thin if store_warmup else 0), dimensions)
+    _check_memory(chains, draws + (warmup // thin if store_warmup else 0), dimensions, moves)
+    checked = make_target(target, args, vectorized)
+    sequence = _seed_sequence(seed, chains)
     if starts is None:
         starts, densities = draw_starts(checked, start, chains, sequence)
     else:
@@ -215,7 +213,7 @@ def resume(
     if tuple(move.name for move in moves) != before.moves:
         names = tuple(move.name for move in moves)
         raise ValueError(f"The chains were made by {before.moves}, not {names}; pass the kernel they were made by.")
-    _check_memory(chains, before.draws.shape[1] + draws, dimensions)
+    _check_memory(chains, before.draws.shape[1] + draws, dimensions, moves)
     _check_same_density(checked, state)
     workers = min(chains, count_threads(n_jobs))
     schedule = _Schedule(0, before.thin, draws, False)
@@ -257,8 +255,9 @@ def _run(
     with Run(target, moves, state, workers, origin.nan == "reject") as run, _bar(progress, schedule) as show_steps:
         left = _take_all(run, state, schedule, show_steps, callback)
         after = run.state()
-        _warn_of_nan(run, state, after)
-    _warn_of_acceptance(moves, state, after)
+        depth = 4 if before is None else 5  # from the warning up to the caller of `sample` or `Chains.resume`
+        _warn_of_nan(run, state, after, depth)
+    _warn_of_acceptance(moves, state, after, depth)
     draws, log_density = left.draws, left.log_density
     if before is not None:
         draws = np.concatenate([before.draws, draws], axis=1)
@@ -375,9 +374,11 @@ def _checked_moves(kernel: Kernel, dimensions: int, short: bool) -> tuple[Move, 
     return kernel.prepare(dimensions, name="proposal_cov")
 
 
-def _check_memory(chains: int, draws: int, dimensions: int) -> None:
-    """Refuse a run whose draws cannot fit, before anything is allocated."""
-    wanted = 8 * chains * draws * (dimensions + 1)
+def _check_memory(chains: int, draws: int, dimensions: int, moves: Sequence[Move]) -> None:
+    """Refuse a run whose draws and factors cannot fit, before anything is allocated."""
+    learning = sum(move.adapt is not None for move in moves)
+    factors = 2 * learning * dimensions * (dimensions + 1) // 2  # as they are, and as they were
+    wanted = 8 * chains * (draws * (dimensions + 1) + factors)
     try:
         present = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     except (AttributeError, ValueError, OSError):  # not on this system
@@ -385,7 +386,7 @@ def _check_memory(chains: int, draws: int, dimensions: int) -> None:
     if wanted > present:
         raise MemoryError(
             f"{chains} chains of {draws} draws of {dimensions} dimensions need {wanted} bytes, but this machine has "
-            f"{present}; ask for fewer draws, or thin them."
+            f"{present}; ask for fewer chains or draws, or thin them."
         )
 
 
@@ -448,21 +449,21 @@ def _warn_of_size(densities: np.ndarray) -> None:
         )
 
 
-def _warn_of_nan(run: Run, before: State, after: State) -> None:
-    counts = after.rejected_nan - before.rejected_nan
-    first = run.first_nan(before.rejected_nan)
+def _warn_of_nan(run: Run, before: State, after: State, depth: int) -> None:
+    first = run.first_nan()
     if first is None:
         return
-    c, step, point = first
+    step, c, point = first
+    counts = after.rejected_nan - before.rejected_nan
     warnings.warn(
         f"The log-density was NaN at {counts.sum()} candidates of {name_chains(np.flatnonzero(counts))}, which were "
         f"rejected; first in chain {c} at step {step} (warm-up included), x = {show(point)}.",
         RuntimeWarning,
-        stacklevel=4,
+        stacklevel=depth,
     )
 
 
-def _warn_of_acceptance(moves: Sequence[Move], before: State, after: State) -> None:
+def _warn_of_acceptance(moves: Sequence[Move], before: State, after: State, depth: int) -> None:
     """Tell of chains whose random walks, one and all, take steps that are far too large or too small."""
     proposed = after.proposed - before.proposed
     walks = [m for m, move in enumerate(moves) if move.factor is not None and proposed[m] >= _STEPS_TO_JUDGE]
@@ -479,5 +480,5 @@ def _warn_of_acceptance(moves: Sequence[Move], before: State, after: State) -> N
                 f"{name_chains(np.flatnonzero(wrong)).capitalize()} accepted {much} of the candidates of {names}: the "
                 f"steps are {how}. Change their covariance, or let RandomWalk adapt in a longer warm-up.",
                 RuntimeWarning,
-                stacklevel=4,
+                stacklevel=depth,
             )

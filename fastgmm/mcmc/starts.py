@@ -23,7 +23,7 @@ def is_drawn(start: Any) -> bool:
 
 
 def given_starts(start: Any, chains: int) -> np.ndarray:
-    """Return one start for each chain, of shape (chains, d).
+    """Return one start for each chain, of shape (chains, d); where all are one point, that point's memory alone.
 
     Raises
     ------
@@ -33,14 +33,14 @@ def given_starts(start: Any, chains: int) -> np.ndarray:
     given = np.asarray(start)
     if given.dtype.kind not in "biuf":
         raise TypeError(f"start must hold real numbers, not dtype {given.dtype}.")
-    starts = given.astype(np.float64)
-    if starts.ndim not in (1, 2) or starts.size == 0:
-        raise ValueError(f"start must be of shape (dim,) or (chains, dim), dim at least 1, not {starts.shape}.")
-    if starts.ndim == 2 and len(starts) != chains:
-        raise ValueError(f"start has {len(starts)} rows but chains={chains}; pass a row for each chain, or one point.")
-    starts = np.array(np.broadcast_to(starts, (chains, starts.shape[-1])))
-    wrong = np.flatnonzero(~np.isfinite(starts).all(axis=1))
-    if len(wrong):
+    if given.ndim not in (1, 2) or given.size == 0:
+        raise ValueError(f"start must be of shape (dim,) or (chains, dim), dim at least 1, not {given.shape}.")
+    if given.ndim == 2 and len(given) != chains:
+        raise ValueError(f"start has {len(given)} rows but chains={chains}; pass a row for each chain, or one point.")
+    starts = np.broadcast_to(given.astype(np.float64), (chains, given.shape[-1]))
+    finite = np.isfinite(given).all(axis=-1)
+    if not finite.all():
+        wrong = np.flatnonzero(~finite) if given.ndim == 2 else range(chains)
         raise ValueError(f"start is not finite for {name_chains(wrong)}: {show(starts[wrong[0]])}.")
     return starts
 
@@ -60,7 +60,7 @@ def draw_starts(
     Raises
     ------
     ValueError
-        If a chain found none in 100 tries.
+        If a chain found none in 100 tries, or one where the density is +inf.
     """
     generators = [
         np.random.default_rng(
@@ -71,21 +71,20 @@ def draw_starts(
         for c in range(chains)
     ]
     draw = _drawer(start)
-    starts = given_starts([draw(generator) for generator in generators], chains)
-    values = _looked_at(target, starts, np.arange(chains))
-    for _ in range(_TRIES - 1):
+    wanting = np.arange(chains)
+    for attempt in range(_TRIES):
+        points = given_starts([draw(generators[c]) for c in wanting], len(wanting))
+        if attempt == 0:
+            starts, values = np.array(points), np.full(chains, -np.inf)
+        starts[wanting], values[wanting] = points, _looked_at(target, points, wanting)
+        _refuse(values == np.inf, "+inf", starts)  # where no chain could leave, so not to be tried again
         wanting = np.flatnonzero(~np.isfinite(values))
         if not len(wanting):
             return starts, values
-        starts[wanting] = given_starts([draw(generators[c]) for c in wanting], len(wanting))
-        values[wanting] = _looked_at(target, starts[wanting], wanting)
-    wanting = np.flatnonzero(~np.isfinite(values))
-    if len(wanting):
-        raise ValueError(
-            f"In {_TRIES} tries no start with a finite log-density was drawn for {name_chains(wanting)}; the last was "
-            f"{values[wanting[0]]} at x = {show(starts[wanting[0]])}. Draw them from nearer the support."
-        )
-    return starts, values
+    raise ValueError(
+        f"In {_TRIES} tries no start with a finite log-density was drawn for {name_chains(wanting)}; the last was "
+        f"{values[wanting[0]]} at x = {show(starts[wanting[0]])}. Draw them from nearer the support."
+    )
 
 
 def _drawer(start: Any) -> Callable[[np.random.Generator], np.ndarray]:
@@ -105,8 +104,7 @@ def _drawer(start: Any) -> Callable[[np.random.Generator], np.ndarray]:
 def _looked_at(target: Target, points: np.ndarray, chain_of_point: np.ndarray) -> np.ndarray:
     """Evaluate the target at points, compiled and in plain Python, and compare.
 
-    Compiled code does not check its indices: only the dry run notices a density that reads more dimensions than
-    there are.
+    Compiled code does not check its indices: the dry run notices a density that reads more dimensions than there are.
     """
     plain = _dry_runs(target, points, chain_of_point)
     values = evaluate(target, points, lambda p: _at_start(chain_of_point[p], points[p]))
@@ -116,7 +114,7 @@ def _looked_at(target: Target, points: np.ndarray, chain_of_point: np.ndarray) -
 
 
 def _dry_runs(target: Target, points: np.ndarray, chain_of_point: np.ndarray) -> dict[int, Any]:
-    """Values in plain Python of the first points that differ, as far as time allows."""
+    """Values in plain Python of the points that differ, the first of them as far as time allows."""
     found: dict[int, Any] = {}
     if target.plain is None:
         return found
@@ -130,16 +128,12 @@ def _dry_runs(target: Target, points: np.ndarray, chain_of_point: np.ndarray) ->
 
 
 def _dry_run(target: Target, point: np.ndarray, c: int) -> Any:
-    """Call the density as plain Python, on a copy; return its value, or None where only Python has none."""
+    """Call the density as plain Python, on a copy, and return its value."""
     assert target.plain is not None
     copy = point.copy()
     try:
         with np.errstate(all="ignore"):
             value = target.plain(copy)
-    except (ArithmeticError, ValueError):
-        # Python refuses log(0) and exp(1000), compiled code gives -inf and inf, and that is what counts. An error
-        # that the author raises comes again from the compiled function.
-        return None
     except Exception as error:
         error.add_note(_at_start(c, point))
         raise
@@ -152,7 +146,7 @@ def _dry_run(target: Target, point: np.ndarray, c: int) -> Any:
 
 
 def _compare(target: Target, plain: Any, compiled: float, point: np.ndarray, c: int) -> None:
-    if plain is None or np.isclose(plain, compiled, _DRY_RUN_TOLERANCE, _DRY_RUN_TOLERANCE, equal_nan=True):
+    if np.isclose(plain, compiled, _DRY_RUN_TOLERANCE, _DRY_RUN_TOLERANCE, equal_nan=True):
         return
     raise ValueError(
         f"The log-density {target.name!r} is {plain} in plain Python but {compiled} compiled, {_at_start(c, point)}: "
@@ -168,17 +162,18 @@ def check_support(values: np.ndarray, starts: np.ndarray) -> None:
     ValueError
         Naming the chains.
     """
-    for wrong, what in (
-        (np.isnan(values), "is NaN at"),
-        (values == np.inf, "is +inf at"),
-        (values == -np.inf, "is -inf (outside the support) at"),
-    ):
-        named = np.flatnonzero(wrong)
-        if len(named):
-            raise ValueError(
-                f"The log-density {what} the start of {name_chains(named)}, "
-                f"e.g. x = {show(starts[named[0]])}; start where it is finite."
-            )
+    _refuse(np.isnan(values), "NaN", starts)
+    _refuse(values == np.inf, "+inf", starts)
+    _refuse(values == -np.inf, "-inf (outside the support)", starts)
+
+
+def _refuse(wrong: np.ndarray, what: str, starts: np.ndarray) -> None:
+    named = np.flatnonzero(wrong)
+    if len(named):
+        raise ValueError(
+            f"The log-density is {what} at the start of {name_chains(named)}, e.g. x = {show(starts[named[0]])}; start "
+            "where it is finite."
+        )
 
 
 def _at_start(c: int, point: np.ndarray) -> str:

@@ -33,7 +33,7 @@ class Target(NamedTuple):
     address: Any  # where its code begins; uncompiled the function itself
     words: np.ndarray  # (p,) int64
     scratch: Callable[[int], int]  # words of scratch for so many dimensions
-    plain: Callable[[np.ndarray], Any] | None  # the same for one point in plain Python, for a dry run; None if needless
+    plain: Callable[[np.ndarray], Any] | None  # the same for one point with every index checked; None if needless
     name: str
     keep: tuple[Any, ...]  # the arrays whose addresses `words` holds
     together: bool  # whether lanes are worked on in vectors, so that a few cost as much as one
@@ -142,15 +142,32 @@ def _compiled_target(target: Any, values: tuple[Any, ...], vectorized: bool) -> 
     adapter = compile_adapter(target, signature, argument_types, vectorized)
 
     def one(x: np.ndarray) -> Any:
-        return target.py_func(x, *values)
+        return _call_checked(target, x, *values)
 
     def many(points: np.ndarray) -> np.ndarray:
         out = np.full(points.shape[1], np.nan)
-        target.py_func(points, out, *values)
+        _call_checked(target, points, out, *values)
         return out
 
     plain, per_dimension = (_first_of(many), TILE_ROWS) if vectorized else (one, 1)
     return Target(adapter.address, words, lambda d: d * per_dimension, plain, name, (values, adapter), vectorized)
+
+
+def _call_checked(target: Any, *arguments: Any) -> Any:
+    """Call a compiled function so that it reads no further than arrays go: as plain Python, which tells that.
+
+    Python refuses log(0) and exp(1000) where compiled code has -inf and inf, and what comes after that is not seen;
+    then the function is compiled anew with its indices checked.
+    """
+    try:
+        return target.py_func(*arguments)
+    except (ArithmeticError, ValueError):
+        return _compile_checked(target)(*arguments)
+
+
+@functools.lru_cache(maxsize=64)
+def _compile_checked(target: Any) -> Any:
+    return numba.jit(**{**target.targetoptions, "boundscheck": True})(target.py_func)
 
 
 def _checked_signature(target: Any, name: str, argument_types: Any, vectorized: bool) -> Any:
