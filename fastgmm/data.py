@@ -3,22 +3,42 @@
 from typing import Any
 
 import numpy as np
-from sklearn.utils.validation import _check_sample_weight, check_array, validate_data
+from sklearn.utils.validation import _check_sample_weight, assert_all_finite, check_array, validate_data
 
 
-def check_rows(estimator: Any, X: Any, *, fitting: bool) -> np.ndarray:
-    """Rows of an array or frame as an ndarray (n, d) of its own type and strides, finite and real.
+def check_rows(estimator: Any, X: Any, *, fitting: bool, allow_missing: bool = False) -> tuple[np.ndarray, bool]:
+    """Rows of an array or frame as an ndarray (n, d) of its own type and strides, real, and whether an entry is NaN.
 
     Raises
     ------
     ValueError
-        If X is not two-dimensional, has NaN, infinities or complex values, too few rows, or another number of
-        features than in `fit`.
+        If X is not two-dimensional, has infinities, complex values, NaN that is not allowed, too few rows, or another
+        number of features than in `fit`.
     """
     # "numeric" leaves integers and float32 as they are: kernels cast while they read.
     least = 2 if fitting else 1
-    rows = validate_data(estimator, X, reset=fitting, dtype="numeric", ensure_min_samples=least)
-    return np.asarray(rows)
+    rows = np.asarray(
+        validate_data(
+            estimator,
+            X,
+            reset=fitting,
+            dtype="numeric",
+            ensure_min_samples=least,
+            ensure_all_finite=not allow_missing,  # where NaN may be, one look says both
+        )
+    )
+    return rows, allow_missing and _has_missing(rows)
+
+
+def _has_missing(rows: np.ndarray) -> bool:
+    """Whether an entry is NaN; an infinite one is an error."""
+    if rows.dtype.kind != "f":
+        return False
+    with np.errstate(over="ignore", invalid="ignore"):
+        if np.isfinite(rows.sum()):
+            return False
+    assert_all_finite(rows, allow_nan=True, input_name="X")
+    return bool(np.isnan(rows).any())
 
 
 def check_weights(sample_weight: Any, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
@@ -42,13 +62,13 @@ def check_weights(sample_weight: Any, rows: np.ndarray) -> tuple[np.ndarray, np.
     return (rows, weights) if kept.all() else (rows[kept], weights[kept])
 
 
-def check_points(X: Any, n_features: int) -> tuple[np.ndarray, tuple[int, ...]]:
+def check_points(X: Any, n_features: int, *, allow_missing: bool = False) -> tuple[np.ndarray, tuple[int, ...]]:
     """Points (..., d) as rows (n, d), and the leading shape of the answer; with one feature, (n,) is n points.
 
     Raises
     ------
     ValueError
-        If the last axis is not `n_features` long, or a value is NaN, infinite or complex.
+        If the last axis is not `n_features` long, or a value is infinite, complex, or NaN that is not allowed.
     """
     points = np.asarray(X)
     if n_features == 1 and points.ndim <= 1:
@@ -59,7 +79,8 @@ def check_points(X: Any, n_features: int) -> tuple[np.ndarray, tuple[int, ...]]:
     rows = points.reshape(-1, n_features)
     if rows.shape[0] == 0:
         return rows.astype(np.float64), leading
-    return check_array(rows, dtype="numeric", input_name="X"), leading
+    finite = "allow-nan" if allow_missing else True
+    return check_array(rows, dtype="numeric", input_name="X", ensure_all_finite=finite), leading
 
 
 def computes_in_float64(rows: np.ndarray) -> bool:

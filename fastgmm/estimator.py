@@ -24,7 +24,7 @@ from fastgmm.em.report import FitReport, StartReport, describe_degenerate, featu
 from fastgmm.em.watch import Watch
 from fastgmm.kernels._jit import threads
 from fastgmm.mixture import Mixture
-from fastgmm.sources import ArrayRows
+from fastgmm.sources import ArrayRows, IncompleteRows, open_rows
 
 _ILL_DEFINED = (
     "Fitting the mixture model failed because some components have ill-defined empirical covariance (for instance "
@@ -111,6 +111,10 @@ class GaussianMixture(DensityMixin, BaseEstimator):
     prior : Prior, "default" or None, default=None
         A conjugate prior, which makes the fit the mode of the posterior: it keeps every covariance positive-definite.
         "default" is `Prior()`, taken from the data as mclust's. None maximises the likelihood.
+    missing : {"error", "em"}, default="error"
+        What NaN in X is: an error, or an entry that is missing at random and integrated out of the likelihood, in
+        fits, predictions and criteria. To starts, and to what is taken from the data for a prior or for
+        `reg_covar="auto"`, it is its column's mean.
 
     Attributes
     ----------
@@ -185,6 +189,7 @@ class GaussianMixture(DensityMixin, BaseEstimator):
         "progress": ["boolean"],
         "callback": [callable, None],
         "prior": [Prior, StrOptions({"default"}), None],
+        "missing": [StrOptions({"error", "em"})],
     }
 
     def __init__(
@@ -208,6 +213,7 @@ class GaussianMixture(DensityMixin, BaseEstimator):
         progress: bool = False,
         callback: Callable[[int, Mixture, float], Any] | None = None,
         prior: Prior | str | None = None,
+        missing: str = "error",
     ) -> None:
         self.n_components = n_components
         self.covariance_type = covariance_type
@@ -227,6 +233,12 @@ class GaussianMixture(DensityMixin, BaseEstimator):
         self.progress = progress
         self.callback = callback
         self.prior = prior
+        self.missing = missing
+
+    def __sklearn_tags__(self) -> Any:
+        tags = super().__sklearn_tags__()
+        tags.input_tags.allow_nan = self.missing == "em"
+        return tags
 
     @_fit_context(prefer_skip_nested_validation=True)
     def fit(self, X: Any, y: Any = None, sample_weight: Any = None) -> "GaussianMixture":
@@ -268,18 +280,19 @@ class GaussianMixture(DensityMixin, BaseEstimator):
     @_fit_context(prefer_skip_nested_validation=True)
     def fit_predict(self, X: Any, y: Any = None, sample_weight: Any = None) -> np.ndarray:
         """Fit, and return the most probable component of each row, shape (n,); the same as fit(X).predict(X)."""
-        rows = self._fit(X, sample_weight)
-        return self._evaluate(rows, "labels")
+        rows, missing = self._fit(X, sample_weight)
+        return self._evaluate(rows, missing, "labels")
 
-    def _fit(self, X: Any, sample_weight: Any) -> np.ndarray:
+    def _fit(self, X: Any, sample_weight: Any) -> tuple[np.ndarray, bool]:
         """Fit all starts and set the attributes; on any error the estimator is left as it was."""
         before = self.__dict__.copy()
         try:
-            rows = check_rows(self, X, fitting=True)
+            rows, missing = self._check_rows(X, fitting=True)
             counted, weights = check_weights(sample_weight, rows)
             warm = self.warm_start and "converged_" in before
             self._check_against_data(counted, weights is not None, warm)
-            source = ArrayRows(counted, weights)
+            source = open_rows(counted, weights, missing=missing)
+            self._check_observed(source)
             with threads(self.n_jobs):
                 self.prior_, joined = self._regularise(source)
                 best, report = self._follow_starts(source, joined, warm)
@@ -298,7 +311,23 @@ class GaussianMixture(DensityMixin, BaseEstimator):
                 warnings.warn(degenerate, DegenerateComponentWarning, stacklevel=4)
             if self.prior is None and self.reg_covar != "auto":
                 self._warn_of_regularisation(best.parameters)
-        return rows
+        return rows, missing
+
+    def _check_rows(self, X: Any, *, fitting: bool = False) -> tuple[np.ndarray, bool]:
+        """Checked rows, and whether entries are missing."""
+        return check_rows(self, X, fitting=fitting, allow_missing=self.missing == "em")
+
+    def _check_observed(self, source: ArrayRows) -> None:
+        """Refuse features of which nothing is observed."""
+        if not isinstance(source, IncompleteRows):
+            return
+        empty = np.flatnonzero(np.isnan(source.column_means))
+        if empty.size:
+            names = getattr(self, "feature_names_in_", np.arange(source.n_features))[empty]
+            raise ValueError(
+                f"X has no observed value of feature{'s' if len(names) > 1 else ''} {name_first(names)}; leave "
+                f"{'them' if len(names) > 1 else 'it'} out."
+            )
 
     def _check_against_data(self, rows: np.ndarray, weighted: bool, warm: bool) -> None:
         n, d = rows.shape
@@ -459,21 +488,22 @@ class GaussianMixture(DensityMixin, BaseEstimator):
         weights = np.asarray(self.weights_, dtype=np.float64)
         return Mixture(weights / weights.sum(), self.means_, self.covariances_, self.covariance_type)
 
-    def _evaluate(self, rows: np.ndarray, what: str) -> np.ndarray:
+    def _evaluate(self, rows: np.ndarray, missing: bool, what: str) -> np.ndarray:
         """One pass over rows that writes "log_likelihoods", "responsibilities" or "labels"."""
         mixture = Mixture.from_parameters(self._parameters(), self.covariance_type)
         single = what != "labels" and rows.dtype == np.float32 and self.means_.dtype == np.float32
+        wanted = {what: True, "missing": missing}
         with threads(self.n_jobs):
             if not single:
-                return getattr(mixture.evaluate(rows, **{what: True}), what)
+                return getattr(mixture.evaluate(rows, **wanted), what)
             blocks = (rows[i : i + _EVALUATED_ROWS] for i in range(0, len(rows), _EVALUATED_ROWS))
-            parts = (getattr(mixture.evaluate(block, **{what: True}, single=True), what) for block in blocks)
+            parts = (getattr(mixture.evaluate(block, **wanted, single=True), what) for block in blocks)
             return np.concatenate([part.astype(np.float32) for part in parts])
 
     def predict(self, X: Any) -> np.ndarray:
         """Most probable component of each row, shape (n,)."""
         check_is_fitted(self)
-        return self._evaluate(check_rows(self, X, fitting=False), "labels")
+        return self._evaluate(*self._check_rows(X), "labels")
 
     def predict_proba(self, X: Any) -> np.ndarray:
         """Probability of each component given each row, shape (n, k).
@@ -481,12 +511,12 @@ class GaussianMixture(DensityMixin, BaseEstimator):
         A row too far from every component for float64 belongs wholly to the nearest.
         """
         check_is_fitted(self)
-        return self._evaluate(check_rows(self, X, fitting=False), "responsibilities")
+        return self._evaluate(*self._check_rows(X), "responsibilities")
 
     def score_samples(self, X: Any) -> np.ndarray:
         """Log-likelihood of each row, shape (n,), in nats."""
         check_is_fitted(self)
-        return self._evaluate(check_rows(self, X, fitting=False), "log_likelihoods")
+        return self._evaluate(*self._check_rows(X), "log_likelihoods")
 
     def score(self, X: Any, y: Any = None, sample_weight: Any = None) -> float:
         """Mean log-likelihood per row, in nats; with weights (n,) the weighted mean."""
@@ -496,12 +526,13 @@ class GaussianMixture(DensityMixin, BaseEstimator):
     def _total_log_likelihood(self, X: Any, sample_weight: Any) -> tuple[float, float]:
         """Sum of the log-likelihood, a block of rows at a time, and of the weights."""
         check_is_fitted(self)
-        rows, weights = check_weights(sample_weight, check_rows(self, X, fitting=False))
+        rows, missing = self._check_rows(X)
+        rows, weights = check_weights(sample_weight, rows)
         total_weight = float(len(rows) if weights is None else weights.sum())
         parts = []
         for start in range(0, len(rows), _EVALUATED_ROWS):
             block = slice(start, start + _EVALUATED_ROWS)
-            values = self._evaluate(rows[block], "log_likelihoods").astype(np.float64, copy=False)
+            values = self._evaluate(rows[block], missing, "log_likelihoods").astype(np.float64, copy=False)
             parts.append(float(values.sum() if weights is None else weights[block] @ values))
         return math.fsum(parts), total_weight
 

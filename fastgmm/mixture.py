@@ -10,9 +10,13 @@ from sklearn.utils import check_random_state
 
 from fastgmm.covariance import STRUCTURES, Parameters
 from fastgmm.data import check_points
-from fastgmm.sources.array import ArrayRows, RowsOut
+from fastgmm.kernels import masked
+from fastgmm.sources import open_rows
+from fastgmm.sources.array import RowsOut
+from fastgmm.sources.missing import order_of_patterns
 
 _WEIGHT_TOLERANCE = 1e-8
+_COMPLETED_ROWS = 1 << 16  # rows completed at a time, with their responsibilities and noise
 
 
 class Mixture:
@@ -194,7 +198,7 @@ class Mixture:
         """Draw points and the components they came from, shapes (size, d) and (size,)."""
         if size < 0:
             raise ValueError(f"size must not be negative, but got {size}.")
-        random = random_state if isinstance(random_state, np.random.Generator) else check_random_state(random_state)
+        random = _check_random(random_state)
         labels = random.choice(self.n_components, size=size, p=self.weights / self.weights.sum())
         return self.draw(labels, random), labels
 
@@ -207,6 +211,94 @@ class Mixture:
             points[mine] = self.means[c] + points[mine] @ lower[c].T
         return points
 
+    def impute(self, X: Any) -> np.ndarray:
+        """Points with their missing entries at their conditional means, given the observed entries.
+
+        Parameters
+        ----------
+        X : array-like of shape (..., d)
+            Points, NaN where an entry is missing.
+
+        Returns
+        -------
+        ndarray of shape (..., d)
+            The same points in float64; Σ_c r_c E[x_m | x_o, c] in place of NaN, with r_c the responsibilities given
+            what is observed (Little and Rubin, "Statistical Analysis with Missing Data", chapter 11).
+
+        Raises
+        ------
+        ValueError
+            If the last axis is not d long or a value is infinite or complex.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> from fastgmm import Mixture
+        >>> Mixture([1.0], [[0.0, 1.0]], [[[1.0, 0.5], [0.5, 1.0]]]).impute([2.0, np.nan]).round(6)
+        array([2., 2.])
+        """
+        points, leading = check_points(X, self.n_features, allow_missing=True)
+        return self._complete(points, 1, None)[0].reshape(*leading, self.n_features)
+
+    def rvs_missing(self, X: Any, n: int = 1, random_state: Any = None) -> np.ndarray:
+        """Draw completed copies of points: missing entries from their distribution given the observed entries.
+
+        Parameters
+        ----------
+        X : array-like of shape (..., d)
+            Points, NaN where an entry is missing.
+        n : int, default=1
+            Number of copies.
+        random_state : None, int, RandomState or Generator
+            Where randomness comes from.
+
+        Returns
+        -------
+        ndarray of shape (n, ..., d)
+            Copies of X in float64. Observed entries are as they were; the missing ones of a point are drawn together,
+            from one component, and afresh in every copy.
+
+        Raises
+        ------
+        ValueError
+            If `n` is negative, the last axis of X is not d long, or a value is infinite or complex.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> from fastgmm import Mixture
+        >>> mixture = Mixture([1.0], [[0.0, 1.0]], [[[1.0, 0.5], [0.5, 1.0]]])
+        >>> copies = mixture.rvs_missing([[2.0, np.nan], [0.0, 0.0]], 1_000, random_state=0)
+        >>> copies.shape, copies[:, 0, 1].mean().round(1), copies[:, 0, 1].var().round(1)
+        ((1000, 2, 2), np.float64(2.0), np.float64(0.7))
+        """
+        if n < 0:
+            raise ValueError(f"n must not be negative, but got {n}.")
+        points, leading = check_points(X, self.n_features, allow_missing=True)
+        return self._complete(points, n, _check_random(random_state)).reshape(n, *leading, self.n_features)
+
+    def _complete(self, rows: np.ndarray, copies: int, random: Any) -> np.ndarray:
+        """Completed copies (copies, n, d) of checked rows: with draws, or without `random` with conditional means."""
+        out = np.repeat(np.asarray(rows, dtype=np.float64)[None], copies, axis=0)
+        missing = np.isnan(rows)
+        places = np.flatnonzero(missing.any(axis=1))
+        places = places[order_of_patterns(missing[places])]
+        columns = self.factors_dense.swapaxes(1, 2).copy()
+        for start in range(0, len(places), _COMPLETED_ROWS):
+            these = places[start : start + _COMPLETED_ROWS]
+            block = np.asarray(rows[these], dtype=np.float64)
+            shares = self.evaluate(block, responsibilities=True, missing=True).responsibilities
+            noise, filled = np.zeros_like(block), block.copy()
+            bounds = shares.cumsum(axis=1)[:, :-1]
+            for copy in out:
+                if random is not None:
+                    labels = (random.uniform(size=(len(block), 1)) > bounds).sum(axis=1)
+                    shares = np.eye(self.n_components)[labels]
+                    noise = random.standard_normal(size=block.shape)
+                masked.complete_rows(block, shares, noise, self.means.copy(), columns, filled)
+                copy[these] = filled
+        return out
+
     def evaluate(
         self,
         rows: np.ndarray,
@@ -215,26 +307,30 @@ class Mixture:
         responsibilities: bool = False,
         labels: bool = False,
         single: bool = False,
+        missing: bool = False,
     ) -> RowsOut:
-        """One pass over checked rows (n, d) that writes what is asked for; float32 suffices if `single`."""
+        """One pass over checked rows (n, d) that writes what is asked for; float32 suffices if `single`.
+
+        If entries may be `missing`, those that are NaN are integrated out.
+        """
         if rows.shape[0] == 0:
             return RowsOut(np.empty(0), np.empty((0, self.n_components)), np.empty(0, np.int64), 0)
-        source = ArrayRows(rows)
+        source = open_rows(rows, missing=missing)
         wanted = {"log_likelihoods": log_likelihoods, "responsibilities": responsibilities, "labels": labels}
         # Numba takes arrays that cannot be written for another type, and would compile the pass for them as well.
         parameters = Parameters(*(part.copy() for part in self.parameters))
-        out = source.map(self._structure.form(parameters, single and source.single), **wanted)
+        out = source.map(source.form(self._structure, parameters, single), **wanted)
         if out.lost:
-            centred = self._structure.centred_form(parameters)
+            centred = source.centred_form(self._structure, parameters)
             out = source.map(centred, **wanted)
             if out.lost:
-                self._repair(source, centred, out)
+                lost = np.flatnonzero(~np.isfinite(source.map(centred, log_likelihoods=True).log_likelihoods))
+                self._repair(out, lost, np.asarray(rows[lost], dtype=np.float64))
         return out
 
-    def _repair(self, source: ArrayRows, form: Any, out: RowsOut) -> None:
-        """Give rows whose squared distances overflow -inf, and wholly to the nearest component."""
-        lost = np.flatnonzero(~np.isfinite(source.map(form, log_likelihoods=True).log_likelihoods))
-        nearest = self._nearest(source.take(lost))
+    def _repair(self, out: RowsOut, lost: np.ndarray, rows: np.ndarray) -> None:
+        """Give `rows`, those at `lost`, whose squared distances overflow, -inf and wholly to the nearest component."""
+        nearest = self._nearest(rows)
         if out.log_likelihoods.size:
             out.log_likelihoods[lost] = -np.inf
         if out.responsibilities.size:
@@ -244,11 +340,15 @@ class Mixture:
 
     def _nearest(self, rows: np.ndarray) -> np.ndarray:
         """Component at the least Mahalanobis distance, computed in units of each row's own size."""
-        unit = np.maximum(np.abs(rows).max(axis=1, keepdims=True), 1.0)
+        missing = np.isnan(rows)
+        unit = np.maximum(np.nanmax(np.abs(rows), axis=1, keepdims=True), 1.0)
         factors = self.factors_dense / np.abs(self.factors).max()
         distances = np.full((len(rows), self.n_components), np.inf)
         for c in np.flatnonzero(self.weights):
-            scaled = (rows / unit - self.means[c] / unit) @ factors[c].T
+            scaled = np.where(missing, 0.0, rows / unit - self.means[c] / unit) @ factors[c].T
+            for i in np.flatnonzero(missing.any(axis=1)):
+                basis = np.linalg.qr(factors[c][:, missing[i]])[0]
+                scaled[i] -= basis @ (basis.T @ scaled[i])
             distances[:, c] = (scaled**2).sum(1)
         return distances.argmin(1)
 
@@ -305,6 +405,10 @@ class Mixture:
                 for name in ("weights", "means", "covariances")
             )
         return f"Mixture(\n{body},\n    covariance_type={self.covariance_type!r},\n)"
+
+
+def _check_random(random_state: Any) -> Any:
+    return random_state if isinstance(random_state, np.random.Generator) else check_random_state(random_state)
 
 
 def _read_arrays(path: str | Path) -> dict[str, np.ndarray]:

@@ -6,6 +6,7 @@ with `np.longdouble` rows it is the exact answer that rounding is measured again
 
 import mpmath
 import numpy as np
+from scipy.stats import multivariate_normal
 
 from fastgmm.covariance import STRUCTURES, Parameters
 from fastgmm.kernels._jit import TILE_ROWS, TILE_STRIDE
@@ -162,6 +163,55 @@ def factorise(covariances, structure, k, d):
 def squared_distances(rows, centres):
     """|x_i - centre_c|², shape (n, k)."""
     return (deviations(rows, centres) ** 2).sum(axis=2)
+
+
+def conditional(row, mean, covariance):
+    """A row with NaN completed by what a Gaussian expects there, and the covariance of that, 0 where observed."""
+    o, m = ~np.isnan(row), np.isnan(row)
+    # E[x_m | x_o] = μ_m + Σ_mo Σ_oo⁻¹ (x_o - μ_o), Cov[x_m | x_o] = Σ_mm - Σ_mo Σ_oo⁻¹ Σ_om
+    regression = np.linalg.solve(covariance[np.ix_(o, o)], covariance[np.ix_(o, m)]).T
+    completed, spread = row.copy(), np.zeros_like(covariance)
+    completed[m] = mean[m] + regression @ (row[o] - mean[o])
+    spread[np.ix_(m, m)] = covariance[np.ix_(m, m)] - regression @ covariance[np.ix_(o, m)]
+    return completed, spread
+
+
+def observed_log_densities(rows, weights, means, covariances):
+    """log w_c + log N of the observed entries under their marginals, (n, k), for rows with NaN and (k, d, d)."""
+    out = np.repeat(np.log(weights)[None], len(rows), axis=0)
+    for pattern in np.unique(~np.isnan(rows), axis=0):
+        o, same = np.flatnonzero(pattern), (~np.isnan(rows) == pattern).all(axis=1)
+        for c, (mean, covariance) in enumerate(zip(means, covariances, strict=True)):
+            if o.size:
+                marginal = multivariate_normal(mean[o], covariance[np.ix_(o, o)])
+                out[same, c] += marginal.logpdf(rows[same][:, o])
+    return out
+
+
+def completed_moments(rows, shares, means, covariances, centres):
+    """Expected weight, first and dense second moments (k, d, d) about centres of rows with NaN, of shares (n, k)."""
+    first, second = np.zeros_like(means), np.zeros_like(covariances)
+    for row, row_shares in zip(rows, shares, strict=True):
+        for c, share in enumerate(row_shares):
+            completed, spread = conditional(row, means[c], covariances[c])
+            away = completed - centres[c]
+            first[c] += share * away
+            second[c] += share * (np.outer(away, away) + spread)
+    return shares.sum(axis=0), first, second
+
+
+# Dense second moments (k, d, d) in the shape of each structure.
+IN_SHAPE = {
+    "full": np.tril,
+    "tied": lambda second: np.tril(second.sum(axis=0)),
+    "diag": lambda second: np.einsum("cjj->cj", second),
+    "spherical": lambda second: np.einsum("cjj->c", second),
+}
+
+
+def knock_out(rows, share, random):
+    """A copy of the rows in which each entry is NaN with probability `share`."""
+    return np.where(random.uniform(size=rows.shape) < share, np.nan, rows)
 
 
 def lloyd_pass(rows, centres, weights):

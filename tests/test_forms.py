@@ -24,7 +24,9 @@ CENTRED = [Route(structure, "centred", np.float64) for structure in STRUCTURES]
 EXPANDED = [Route(structure, "expanded", dtype) for structure in STRUCTURES for dtype in (np.float64, np.float32)]
 # Some components centred, the others expanded.
 MIXED = [Route("full", "mixed", np.float64)]
-ROUTES = CENTRED + EXPANDED + MIXED
+# For rows that lack entries; here they do not.
+MASKED = [Route(structure, "masked", np.float64) for structure in STRUCTURES]
+ROUTES = CENTRED + EXPANDED + MIXED + MASKED
 CLASSES = {
     ("tied", "centred"): centred.SharedTriangular,
     ("diag", "centred"): centred.Diagonal,
@@ -43,7 +45,7 @@ else:
 
 
 def has_form(route, d):
-    if route.structure != "full" or route.kind == "centred":
+    if route.structure != "full" or route.kind in ("centred", "masked"):
         return True
     return d > 4 and (route.kind == "expanded" or d <= expanded.LARGEST_FULL)
 
@@ -68,6 +70,8 @@ def make_form(route, parameters):
     structure = STRUCTURES[route.structure]
     if route.kind == "centred":
         return structure.centred_form(parameters)
+    if route.kind == "masked":
+        return structure.masked_form(parameters)
     with pytest.MonkeyPatch.context() as patch:
         if route.kind == "mixed":
             let_half_be_narrow(parameters, patch)
@@ -145,7 +149,7 @@ def sizes_of_terms(case, factors):
     if case.route.structure == "tied" or case.route.kind == "mixed":
         spread = np.abs(x)[:, None] + np.abs(means)
     centred = constants + (np.einsum("cjl,icl->icj", np.abs(factors), spread) ** 2).sum(axis=2) / 2
-    if case.route.kind == "centred":
+    if case.route.kind in ("centred", "masked"):
         return centred
     # Σ_p |A_cp| |φ_p| + |constant|
     precisions = factors.swapaxes(1, 2) @ factors
@@ -188,7 +192,7 @@ def test_moments(route, k, d):
     name = list(patterns)[(k + d) % len(patterns)]
     weights = patterns[name].astype(route.dtype)
     centres, found = case.moments(terms, weights, asked)
-    own = case.narrow | (route.kind == "centred")
+    own = case.narrow | (route.kind in ("centred", "masked"))
     assert np.array_equal(centres[~own], np.broadcast_to(case.origin, centres[~own].shape))
     assert np.allclose(centres[own], asked[own], rtol=0, atol=4 * case.eps * np.abs(asked).max())
     shares = weights[:, None] * (reference.exact(terms) / reference.exact(terms).sum(axis=1, keepdims=True))
@@ -198,6 +202,9 @@ def test_moments(route, k, d):
     if route.structure == "tied" or route.kind == "mixed":
         # Rows and centres are taken from the reference point; a tied scatter is about each row's mixture of centres.
         extent = np.abs(case.rows - case.origin)[:, None] + np.abs(centres - case.origin)
+    elif route.kind == "masked":  # rows are taken from the means, and those from the centres
+        means = case.parameters.means
+        extent = np.abs(reference.deviations(case.rows, means)) + np.abs(centres - means)
     sizes = reference.counted(reference.moments(shares, extent, route.structure), route.structure)
     for part, right, size in zip(found, expected, sizes, strict=True):
         assert part.shape == right.shape and part.dtype == np.float64
@@ -239,7 +246,7 @@ def test_a_wide_offset_costs_only_the_rounding_of_the_rows(route, d):
     factors = reference.dense(parameters.factors, route.structure, 3, d)
     # The reference itself is rounded at the offset, which moves the terms but not their sum.
     tolerance = 8 * near.eps * (sizes_of_terms(near, factors) + sizes_of_terms(far, factors))
-    if route.kind == "centred" and route.structure != "tied":
+    if route.kind == "masked" or (route.kind == "centred" and route.structure != "tied"):
         tolerance = 0.0
     assert (np.abs(far.log_densities() - near.log_densities()) <= tolerance).all()
 

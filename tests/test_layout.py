@@ -21,6 +21,7 @@ VERBS = {
     "log_determinant": ("factors", "d"),
     "form": ("parameters", "single"),
     "centred_form": ("parameters",),
+    "masked_form": ("parameters",),
     "second_moments": ("deviations", "responsibilities"),
     "stack": ("second",),
     "covariances_shape": ("k", "d"),

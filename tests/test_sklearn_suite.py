@@ -96,6 +96,12 @@ def test_plugin_swaps_the_class(tmp_path):
     assert "2 failed, 2 passed" in run.stdout
 
 
-@parametrize_with_checks([GaussianMixture(), GaussianMixture(n_components=2, covariance_type="diag")])
+@parametrize_with_checks(
+    [
+        GaussianMixture(),
+        GaussianMixture(n_components=2, covariance_type="diag"),
+        GaussianMixture(missing="em"),
+    ]
+)
 def test_scikit_learn_checks(estimator, check):
     check(estimator)

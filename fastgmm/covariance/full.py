@@ -6,7 +6,7 @@ import numpy as np
 
 from fastgmm.covariance.prior import Hyperparameters, join
 from fastgmm.covariance.update import SMALLEST_COUNT, Parameters, Update, is_jump, variance_floor
-from fastgmm.kernels import centred, expanded
+from fastgmm.kernels import centred, expanded, masked
 from fastgmm.kernels._jit import kernel
 from fastgmm.kernels.linalg import cholesky, invert_lower
 from fastgmm.statistics import Statistics
@@ -83,6 +83,11 @@ def form(parameters: Parameters, single: bool = False) -> Any:
 def centred_form(parameters: Parameters) -> Any:
     """The kernels' parameters that are good for any data and take moments about any centres."""
     return centred.triangular(parameters.weights, parameters.means, parameters.factors)
+
+
+def masked_form(parameters: Parameters) -> Any:
+    """The kernels' parameters for rows with missing entries, which are NaN."""
+    return masked.triangular(parameters.weights, parameters.means, parameters.factors)
 
 
 def second_moments(deviations: np.ndarray, responsibilities: np.ndarray) -> np.ndarray:

@@ -6,7 +6,7 @@ import numpy as np
 
 from fastgmm.covariance.prior import Hyperparameters, join
 from fastgmm.covariance.update import Parameters, Update, has_jumped, move, variance_floors
-from fastgmm.kernels import centred, expanded
+from fastgmm.kernels import centred, expanded, masked
 from fastgmm.statistics import Statistics
 
 # Whether a covariance is a matrix, which must be symmetric.
@@ -43,6 +43,12 @@ def form(parameters: Parameters, single: bool = False) -> Any:
 def centred_form(parameters: Parameters) -> Any:
     """The kernels' parameters that are good for any data and take moments about any centres."""
     return centred.isotropic(parameters.weights, parameters.means, parameters.factors)
+
+
+def masked_form(parameters: Parameters) -> Any:
+    """The kernels' parameters for rows with missing entries, which are NaN."""
+    scales = np.repeat(parameters.factors[:, None], parameters.means.shape[1], axis=1)
+    return masked.diagonal(parameters.weights, parameters.means, scales, summed=True)
 
 
 def second_moments(deviations: np.ndarray, responsibilities: np.ndarray) -> np.ndarray:

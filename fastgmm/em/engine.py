@@ -102,9 +102,9 @@ def run(
 
 def expect(source: ArrayRows, parameters: Parameters, structure: ModuleType) -> Statistics:
     """Read all rows once, by the form that is good for any data if another loses some."""
-    statistics = source.reduce(structure.form(parameters, source.single))
+    statistics = source.reduce(source.form(structure, parameters))
     if statistics.lost:
-        statistics = source.reduce(structure.centred_form(parameters))
+        statistics = source.reduce(source.centred_form(structure, parameters))
     return statistics
 
 
@@ -116,7 +116,7 @@ def maximise(
     if update.jumped or update.failed >= 0:
         means = update.parameters.means
         centres = means if np.isfinite(means).all() else parameters.means
-        again = source.reduce(structure.centred_form(parameters), centres=centres)
+        again = source.reduce(source.centred_form(structure, parameters), centres=centres)
         update = structure.maximise(again, prior)
     return update
 

@@ -210,6 +210,24 @@ def _log_densities_blocked(form, tile, out):
         scale_and_shift(out[c * TILE_STRIDE :], -0.5, form.log_constants[c])
 
 
+@kernel
+def add_moments(x, centre, share, deviations, weighted, first, second):
+    """Add Σ_i share_i (x_i - centre) and Σ_i share_i (x_i - centre)(x_i - centre)ᵀ of a tile x.
+
+    `deviations` and `weighted` hold d and SCATTER_ROWS features.
+    """
+    d = centre.size
+    for j in range(0, d, SCATTER_ROWS):
+        count = min(SCATTER_ROWS, d - j)
+        at = j * TILE_STRIDE
+        for m in range(count):
+            row = at + m * TILE_STRIDE
+            first[j + m] += centre_and_weigh(
+                x[row:], centre[j + m], share, deviations[row:], weighted[m * TILE_STRIDE :]
+            )
+        add_products(weighted, count, deviations, j + count, second[j * d :], d)
+
+
 @accumulate.body(BlockedTriangular)
 @kernel
 def _accumulate_blocked(form, tile, values, inverse, weights, centres, sums):
@@ -221,16 +239,7 @@ def _accumulate_blocked(form, tile, values, inverse, weights, centres, sums):
     for c in range(k):
         first = sums[HEAD + k + c * d :]
         second = sums[HEAD + k + k * d + c * d * d :]
-        share = values[c * TILE_STRIDE :]
-        for j in range(0, d, SCATTER_ROWS):
-            count = min(SCATTER_ROWS, d - j)
-            at = j * TILE_STRIDE
-            for m in range(count):
-                row = at + m * TILE_STRIDE
-                first[j + m] += centre_and_weigh(
-                    tile[row:], centres[c, j + m], share, deviations[row:], weighted[m * TILE_STRIDE :]
-                )
-            add_products(weighted, count, deviations, j + count, second[j * d :], d)
+        add_moments(tile, centres[c], values[c * TILE_STRIDE :], deviations, weighted, first, second)
 
 
 @log_densities.body(SharedTriangular)

@@ -6,7 +6,8 @@ from fastgmm.kernels._jit import SUMS, kernel
 
 
 @kernel(flags=SUMS)
-def _dot(a, b, size):
+def dot(a, b, size):
+    """Σ_j a_j b_j of the first `size` entries."""
     total = 0.0
     for j in range(size):
         total += a[j] * b[j]
@@ -14,7 +15,8 @@ def _dot(a, b, size):
 
 
 @kernel(flags=SUMS)
-def _subtract_multiple(factor, row, out, size):
+def subtract_multiple(factor, row, out, size):
+    """out -= factor * row, for the first `size` entries."""
     for j in range(size):
         out[j] -= factor * row[j]
 
@@ -29,9 +31,9 @@ def cholesky(matrix, floors, lower):
     d = matrix.shape[0]
     for i in range(d):
         for j in range(i):
-            lower[i, j] = (matrix[i, j] - _dot(lower[i], lower[j], j)) / lower[j, j]
+            lower[i, j] = (matrix[i, j] - dot(lower[i], lower[j], j)) / lower[j, j]
             lower[j, i] = 0.0
-        pivot = matrix[i, i] - _dot(lower[i], lower[i], i)
+        pivot = matrix[i, i] - dot(lower[i], lower[i], i)
         smallest = max(floors[i], (i + 1) * np.finfo(np.float64).eps * matrix[i, i])
         if not (smallest < pivot < np.inf):
             return False
@@ -48,6 +50,6 @@ def invert_lower(lower, inverse):
             inverse[i, j] = 0.0
         inverse[i, i] = 1.0
         for m in range(i):
-            _subtract_multiple(lower[i, m], inverse[m], inverse[i], m + 1)
+            subtract_multiple(lower[i, m], inverse[m], inverse[i], m + 1)
         for j in range(i + 1):
             inverse[i, j] /= lower[i, i]

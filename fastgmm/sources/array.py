@@ -2,10 +2,12 @@
 
 import math
 from collections.abc import Iterator
+from types import ModuleType
 from typing import Any, NamedTuple
 
 import numpy as np
 
+from fastgmm.covariance import Parameters
 from fastgmm.kernels import passes
 from fastgmm.kernels._jit import RANGE_ROWS, overload_for, parallel_region, run_shares
 from fastgmm.kernels.forms import HEAD, cut_moments, scratch_size, sums_size
@@ -92,6 +94,14 @@ class ArrayRows:
     def single(self) -> bool:
         """Whether the rows are float32 and weights would fit, so that a tile of them may be."""
         return bool(self._rows.dtype == np.float32) and self._tame
+
+    def form(self, structure: ModuleType, parameters: Parameters, single: bool = True) -> Any:
+        """What a pass needs of the parameters: the fastest form, in float32 if `single` and the rows are."""
+        return structure.form(parameters, single and self.single)
+
+    def centred_form(self, structure: ModuleType, parameters: Parameters) -> Any:
+        """The same, good for any data and for moments about any centres."""
+        return structure.centred_form(parameters)
 
     def take(self, indices: np.ndarray) -> np.ndarray:
         """Copy some rows as float64, shape (len(indices), d)."""
