@@ -10,6 +10,7 @@ from scipy.stats import multivariate_normal
 
 from fastgmm.covariance import STRUCTURES, Parameters
 from fastgmm.kernels._jit import TILE_ROWS, TILE_STRIDE
+from fastgmm.kernels.triangular import Triangular
 
 EPS = float(np.finfo(np.float64).eps)
 
@@ -40,12 +41,20 @@ def from_tile(tile, m):
     return tile[: m * TILE_STRIDE].reshape(m, TILE_STRIDE)[:, :TILE_ROWS].T
 
 
+def kind_of(form):
+    """How a form works: components "expanded" about its reference, "centred" on their means, "mixed"; or "masked"."""
+    if isinstance(form, Triangular):
+        return "centred" if form.centred.all() else "mixed" if form.centred.any() else "expanded"
+    name = type(form).__name__
+    return next((kind for kind in ("expanded", "masked") if name.startswith(kind.title())), "centred")
+
+
 def form_of(structure, kind, parameters, single=False):
     """The form of that kind; an expanded one must be what the structure chooses by itself."""
     if kind == "centred":
         return STRUCTURES[structure].centred_form(parameters)
     form = STRUCTURES[structure].form(parameters, single)
-    assert type(form).__name__.startswith("Expanded")
+    assert kind_of(form) == "expanded"
     assert form.means.dtype == (np.float32 if single else np.float64)
     return form
 

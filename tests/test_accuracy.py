@@ -10,30 +10,15 @@ import reference
 
 from fastgmm import Mixture
 from fastgmm.covariance import STRUCTURES, Parameters, flat
-from fastgmm.kernels import centred, expanded
+from fastgmm.kernels import forms
 from fastgmm.kernels._jit import COMPILED
+from fastgmm.kernels.triangular import LARGEST_CENTRED_SPREAD, SMALL_SIZES
 from fastgmm.sources import ArrayRows
 
 ROWS = 12 if COMPILED else 6
 DIMENSIONS = (1, 2, 3, 4, 5, 8, 16, 17, 40) if COMPILED else (1, 4, 5, 17)
 DOUBLE, SINGLE = np.dtype(np.float64), np.dtype(np.float32)
 EPS = {dtype: float(np.finfo(dtype).eps) for dtype in (DOUBLE, SINGLE)}
-EXPANDED = {
-    "tied": expanded.ExpandedTied,
-    "diag": expanded.ExpandedDiagonal,
-    "spherical": expanded.ExpandedIsotropic,
-}
-CENTRED = {"tied": centred.SharedTriangular, "diag": centred.Diagonal, "spherical": centred.Isotropic}
-
-
-def centred_class(structure, d):
-    small = d <= centred.SMALL_SIZES[-1]
-    return CENTRED.get(structure, centred.SmallTriangular if small else centred.BlockedTriangular)
-
-
-def expanded_class(structure, k, d):
-    few = d <= expanded.LARGEST_FULL and k >= expanded.FEWEST_COMPONENTS
-    return EXPANDED.get(structure, expanded.ExpandedFull if few else expanded.ExpandedTriangular)
 
 
 def rotation(d, random):
@@ -111,7 +96,7 @@ def chosen(mixture, single=False):
 def measured(structure, parameters, rows, kind):
     """The error of the public log-density, having made sure which form computes it."""
     mixture = Mixture.from_parameters(parameters, structure)
-    assert type(chosen(mixture)) is kind
+    assert reference.kind_of(chosen(mixture)) == kind
     return error(mixture.logpdf(rows), exact_logpdf(mixture, rows))
 
 
@@ -126,11 +111,11 @@ OFFSETS = [0.0, 1e6 + 0.1]
 @pytest.fixture
 def any_distance(monkeypatch):
     """Only the spread decides, however far apart the means that give it."""
-    monkeypatch.setattr(expanded, "FARTHEST_MEAN", np.inf)
+    monkeypatch.setattr(forms, "FARTHEST_MEAN", np.inf)
 
 
 def in_range(structure, d):
-    return structure != "full" or d > centred.SMALL_SIZES[-1]
+    return structure != "full" or d > SMALL_SIZES[-1]
 
 
 @pytest.mark.parametrize("structure", STRUCTURES)
@@ -141,9 +126,9 @@ def test_centred_log_densities_are_exact_to_nine_digits(structure, d, offset):
     for condition, separation in CENTRED_CASES:
         parameters = parameters_of(structure, 3, d, condition, separation, random)
         parameters, rows = shifted(parameters, rows_of(parameters, structure, random), offset * separation)
-        kind = type(chosen(Mixture.from_parameters(parameters, structure)))
-        # A condition of 1e6 alone may leave the spread below its limit.
-        assert kind is centred_class(structure, d) or (kind is expanded_class(structure, 3, d) and separation == 1.0)
+        kind = reference.kind_of(chosen(Mixture.from_parameters(parameters, structure)))
+        # A condition of 1e6 alone may leave a spread below its limit.
+        assert kind == "centred" or separation == 1.0
         assert measured(structure, parameters, rows, kind) <= 1e-9
 
 
@@ -158,7 +143,7 @@ def test_expanded_log_densities_are_exact_to_nine_digits(structure, d, offset):
     for k, (condition, separation) in zip((3, 4, 3), EXPANDED_CASES, strict=True):
         parameters = parameters_of(structure, k, d, condition, separation, random)
         parameters, rows = shifted(parameters, rows_of(parameters, structure, random), offset * separation)
-        assert measured(structure, parameters, rows, expanded_class(structure, k, d)) <= 1e-9
+        assert measured(structure, parameters, rows, "expanded") <= 1e-9
 
 
 @pytest.mark.parametrize("structure", STRUCTURES)
@@ -184,7 +169,7 @@ def test_centred_log_densities_of_extreme_condition_are_exact_to_six_digits(stru
     random = np.random.default_rng(d)
     parameters = parameters_of(structure, 2, d, 1e12, 1e3, random)
     rows = rows_of(parameters, structure, random)
-    assert measured(structure, parameters, rows, centred_class(structure, d)) <= 1e-6
+    assert measured(structure, parameters, rows, "centred") <= 1e-6
 
 
 def spreads_of(structure, parameters):
@@ -224,36 +209,37 @@ BORDERS = [("full", k, d) for k in (2, 3) for d in (4, 5, 16, 17)] + [
 @pytest.mark.usefixtures("any_distance")
 def test_the_choice_at_its_borders(structure, k, d, dtype):
     random = np.random.default_rng(d)
-    limit, single = expanded.LARGEST_SPREAD[dtype], dtype == SINGLE
-    kind = expanded_class(structure, k, d)
+    limit, single = forms.LARGEST_SPREAD[dtype], dtype == SINGLE
     if k == 1:
         # One component is its own reference, and its spread no more than its condition.
         parameters = parameters_of(structure, k, d, 1.0, 1e6, random)
-        assert type(STRUCTURES[structure].form(parameters, single)) is kind
+        assert reference.kind_of(STRUCTURES[structure].form(parameters, single)) == "expanded"
         return
     for factor in (0.999, 1.001):
         parameters = at_spread(structure, k, d, factor * limit, random)
         form = STRUCTURES[structure].form(parameters, single)
+        kind = reference.kind_of(form)
         if not in_range(structure, d):
-            assert type(form) is centred_class(structure, d)
+            assert kind == "centred"
         elif factor < 1:
-            assert type(form) is kind and form.means.dtype == dtype
-        elif single and kind is expanded.ExpandedTriangular:
-            # Centred, the digits of float32 go further.
-            assert type(form) is centred_class(structure, d) and form.means.dtype == SINGLE
+            assert kind == "expanded" and form.means.dtype == dtype
+        elif structure == "full":
+            # What is too wide is centred, which with float32 goes further.
+            wide = spreads_of(structure, parameters) > limit
+            assert wide.any() and np.array_equal(form.centred, wide) and form.means.dtype == dtype
         elif single:
             # Beyond the digits of float32 there are those of float64.
-            assert type(form) is kind and form.means.dtype == DOUBLE
+            assert kind == "expanded" and form.means.dtype == DOUBLE
         else:
-            assert type(form) is centred_class(structure, d)
+            assert kind == "centred"
 
 
-@pytest.mark.parametrize(("structure", "d"), [*(("full", d) for d in (5, 16, 17)), *((s, 5) for s in EXPANDED)])
+@pytest.mark.parametrize(("structure", "d"), [("full", 16), ("full", 17), *((name, 5) for name in STRUCTURES)])
 @pytest.mark.parametrize("dtype", [DOUBLE, SINGLE])
 @pytest.mark.usefixtures("any_distance")
 def test_just_below_the_border_expanded_log_densities_keep_their_digits(structure, d, dtype):
     random = np.random.default_rng(d)
-    limit = expanded.LARGEST_SPREAD[dtype]
+    limit = forms.LARGEST_SPREAD[dtype]
     parameters = at_spread(structure, 3, d, 0.999 * limit, random)
     rows = rows_of(parameters, structure, random).astype(dtype)
     mixture = Mixture.from_parameters(parameters, structure)
@@ -270,12 +256,16 @@ def test_means_far_from_each_other_are_centred(structure):
     base = parameters_of(structure, 3, 5, 1.0, 1.0, random)
     away = base.means - base.weights @ base.means
     variances = np.einsum("cjj->cj", reference.dense(base.covariances, structure, 3, 5))
-    for factor, expected in ((0.999, expanded_class(structure, 3, 5)), (1.001, centred_class(structure, 5))):
-        stretch = np.sqrt(factor * expanded.FARTHEST_MEAN / (away**2 / variances).max())
-        assert type(STRUCTURES[structure].form(base._replace(means=stretch * away))) is expected
+    for factor, expected in ((0.999, ["expanded"]), (1.001, ["centred", "mixed"])):
+        stretch = np.sqrt(factor * forms.FARTHEST_MEAN / (away**2 / variances).max())
+        assert reference.kind_of(STRUCTURES[structure].form(base._replace(means=stretch * away))) in expected
 
 
 NARROW = 5  # the narrow one of eight components
+
+
+def centred_components(form):
+    return list(np.flatnonzero(form.centred))
 
 
 def one_narrow(d, random, condition=1e8):
@@ -299,66 +289,74 @@ def test_one_narrow_component_is_centred_among_expanded_ones(d, offset):
     random = np.random.default_rng(d)
     parameters = one_narrow(d, random)
     parameters, rows = shifted(parameters, rows_of(parameters, "full", random, 3 * ROWS), offset)
-    assert list(chosen(Mixture.from_parameters(parameters, "full")).narrow) == [NARROW]
-    assert measured("full", parameters, rows, expanded.ExpandedFull) <= 1e-9
+    assert centred_components(chosen(Mixture.from_parameters(parameters, "full"))) == [NARROW]
+    assert measured("full", parameters, rows, "mixed") <= 1e-9
 
 
-def test_expanding_a_narrow_component_would_lose_the_digits(monkeypatch):
-    random = np.random.default_rng(0)
-    parameters = one_narrow(8, random)
-    rows = parameters.means[NARROW] + random.normal(size=(ROWS, 8)) @ np.linalg.inv(parameters.factors[NARROW]).T
-    assert measured("full", parameters, rows, expanded.ExpandedFull) <= 1e-9
-    monkeypatch.setitem(expanded.LARGEST_SPREAD, DOUBLE, 1e16)
-    assert measured("full", parameters, rows, expanded.ExpandedFull) > 1e-9
+def moments_error(parameters, rows, kind):
+    """How far the covariances of a step are from those by centring, in units of their widths."""
+    form = STRUCTURES["full"].form(parameters)
+    assert reference.kind_of(form) == kind
+    d = rows.shape[1]
+    found, exact = (
+        STRUCTURES["full"].maximise(ArrayRows(rows).reduce(each), flat(0.0, d)).parameters
+        for each in (form, STRUCTURES["full"].centred_form(parameters))
+    )
+    difference = exact.factors @ (found.covariances - exact.covariances) @ exact.factors.swapaxes(1, 2)
+    return np.abs(difference).max()
 
 
-@pytest.mark.parametrize("single", [False, True])
 @pytest.mark.usefixtures("any_distance")
-def test_a_component_may_be_narrow_up_to_the_square_of_the_largest_spread(single):
+def test_expanding_a_narrow_component_would_lose_the_digits_of_its_covariance(monkeypatch):
     random = np.random.default_rng(0)
-    limit = expanded.LARGEST_SPREAD[DOUBLE]
-    for spread, narrow in ((0.999 * limit, []), (1.001 * limit, [NARROW]), (0.999 * limit**2, [NARROW])):
+    parameters = one_narrow(5, random)
+    rows = reference.random_rows(parameters, "full", 300, random)
+    assert moments_error(parameters, rows, "mixed") <= 1e-9
+    monkeypatch.setitem(forms.LARGEST_SPREAD, DOUBLE, 1e16)
+    assert moments_error(parameters, rows, "expanded") > 1e-9
+
+
+@pytest.mark.parametrize("dtype", [DOUBLE, SINGLE])
+@pytest.mark.usefixtures("any_distance")
+def test_how_narrow_a_component_may_be(dtype):
+    random = np.random.default_rng(0)
+    limit, single = forms.LARGEST_SPREAD[dtype], dtype == SINGLE
+    for spread, narrow in ((0.999 * limit, []), (1.001 * limit, [NARROW])):
         form = STRUCTURES["full"].form(one_narrow_at(5, spread, random), single)
-        assert form.means.dtype == DOUBLE and list(form.narrow) == narrow
-    form = STRUCTURES["full"].form(one_narrow_at(5, 1.001 * limit**2, random), single)
-    assert type(form) is centred.BlockedTriangular and form.means.dtype == DOUBLE
+        assert form.means.dtype == dtype and centred_components(form) == narrow
+    limit = LARGEST_CENTRED_SPREAD[dtype]
+    form = STRUCTURES["full"].form(one_narrow_at(5, 0.999 * limit, random), single)
+    assert form.means.dtype == dtype and NARROW in centred_components(form)
+    # Beyond, rows are read in float64, and beyond that about zero, exactly.
+    form = STRUCTURES["full"].form(one_narrow_at(5, 1.001 * limit, random), single)
+    assert form.means.dtype == DOUBLE and (single or not form.reference.any())
 
 
 @pytest.mark.parametrize("d", (5, 16))
 @pytest.mark.usefixtures("any_distance")
 def test_just_below_that_border_narrow_components_keep_their_digits(d):
     random = np.random.default_rng(d)
-    limit = expanded.LARGEST_SPREAD[DOUBLE]
-    parameters = one_narrow_at(d, 0.999 * limit**2, random)
+    parameters = one_narrow_at(d, 0.999 * LARGEST_CENTRED_SPREAD[DOUBLE], random)
     rows = rows_of(parameters, "full", random, 3 * ROWS)
-    assert list(chosen(Mixture.from_parameters(parameters, "full")).narrow) == [NARROW]
-    assert measured("full", parameters, rows, expanded.ExpandedFull) <= EPS[DOUBLE] * limit
+    assert centred_components(chosen(Mixture.from_parameters(parameters, "full"))) == [NARROW]
+    assert measured("full", parameters, rows, "mixed") <= EPS[DOUBLE] * forms.LARGEST_SPREAD[DOUBLE]
 
 
 def test_a_mean_far_from_the_rest_makes_its_component_narrow():
     parameters = parameters_of("full", 8, 5, 1.0, 1.0, np.random.default_rng(0))
     parameters.means[NARROW] += 100.0
-    assert list(STRUCTURES["full"].form(parameters).narrow) == [NARROW]
-
-
-def test_many_narrow_components_are_centred_with_the_rest():
-    random = np.random.default_rng(0)
-    parameters = parameters_of("full", 8, 5, 10.0, 1.0, random)
-    for c in range(3):
-        parameters = with_narrow(parameters, c, 1e8, random)
-        form = STRUCTURES["full"].form(parameters)
-        assert type(form) is (expanded.ExpandedFull if c < 2 else centred.BlockedTriangular)
+    assert centred_components(STRUCTURES["full"].form(parameters)) == [NARROW]
 
 
 @pytest.mark.usefixtures("any_distance")
 def test_the_accuracy_of_a_log_density_can_fail(monkeypatch):
     """Without the guard of the spread, an ill-conditioned mixture loses the digits that are promised."""
     random = np.random.default_rng(0)
-    parameters = parameters_of("full", 3, 5, 1e6, 1e3, random)
-    rows = rows_of(parameters, "full", random)
-    assert measured("full", parameters, rows, centred.BlockedTriangular) <= 1e-9
-    monkeypatch.setitem(expanded.LARGEST_SPREAD, DOUBLE, 1e16)
-    assert measured("full", parameters, rows, expanded.ExpandedFull) > 1e-9
+    parameters = parameters_of("tied", 3, 5, 1e6, 1e3, random)
+    rows = rows_of(parameters, "tied", random)
+    assert measured("tied", parameters, rows, "centred") <= 1e-9
+    monkeypatch.setitem(forms.LARGEST_SPREAD, DOUBLE, 1e16)
+    assert measured("tied", parameters, rows, "expanded") > 1e-9
 
 
 @pytest.mark.parametrize(("structure", "d"), [("full", 5), ("full", 17), ("tied", 2), ("diag", 2), ("spherical", 2)])
@@ -366,14 +364,14 @@ def test_the_accuracy_of_a_log_density_can_fail(monkeypatch):
 @pytest.mark.usefixtures("any_distance")
 def test_covariances_of_a_step_agree_between_expanded_and_centred(structure, d, dtype):
     random = np.random.default_rng(0)
-    limit = expanded.LARGEST_SPREAD[dtype]
+    limit = forms.LARGEST_SPREAD[dtype]
     n = 2000 if COMPILED else 300
     parameters = at_spread(structure, 3, d, 0.9 * limit, random)
     rows = reference.random_rows(parameters, structure, n, random).astype(dtype)
     source = ArrayRows(rows)
-    forms = (STRUCTURES[structure].form(parameters, source.single), STRUCTURES[structure].centred_form(parameters))
-    assert type(forms[0]) is expanded_class(structure, 3, d) and forms[0].means.dtype == dtype
-    fast, exact = (STRUCTURES[structure].maximise(source.reduce(form), flat(0.0, d)).parameters for form in forms)
+    both = (STRUCTURES[structure].form(parameters, source.single), STRUCTURES[structure].centred_form(parameters))
+    assert reference.kind_of(both[0]) == "expanded" and both[0].means.dtype == dtype
+    fast, exact = (STRUCTURES[structure].maximise(source.reduce(form), flat(0.0, d)).parameters for form in both)
     # In units of the new width: F (Σ' - Σ) Fᵀ for the F of Σ.
     factors = reference.dense(exact.factors, structure, 3, d)
     difference = reference.dense(fast.covariances, structure, 3, d) - reference.dense(

@@ -8,7 +8,7 @@ import reference
 from reference import as_tile, from_tile
 
 from fastgmm.covariance import STRUCTURES
-from fastgmm.kernels import centred, expanded, forms
+from fastgmm.kernels import centred, expanded, forms, triangular
 from fastgmm.kernels._jit import COMPILED, TILE_ROWS, TILE_STRIDE
 
 
@@ -31,8 +31,6 @@ CLASSES = {
     ("tied", "centred"): centred.SharedTriangular,
     ("diag", "centred"): centred.Diagonal,
     ("spherical", "centred"): centred.Isotropic,
-    ("full", "expanded"): expanded.ExpandedFull,
-    ("full", "mixed"): expanded.ExpandedFull,
     ("tied", "expanded"): expanded.ExpandedTied,
     ("diag", "expanded"): expanded.ExpandedDiagonal,
     ("spherical", "expanded"): expanded.ExpandedIsotropic,
@@ -47,7 +45,7 @@ else:
 def has_form(route, d):
     if route.structure != "full" or route.kind in ("centred", "masked"):
         return True
-    return d > 4 and (route.kind == "expanded" or d <= expanded.LARGEST_FULL)
+    return d > triangular.SMALL_SIZES[-1]
 
 
 CASES = [(route, k, d) for route in ROUTES for k, d in SHAPES if has_form(route, d)]
@@ -60,10 +58,10 @@ every_route = pytest.mark.parametrize("route", ROUTES, ids=lambda v: "-".join([*
 @pytest.fixture(autouse=True)
 def anything_may_be_expanded(monkeypatch):
     """Errors are measured in the terms that are added, so the chooser's limits do not matter here."""
-    for dtype in expanded.LARGEST_SPREAD:
-        monkeypatch.setitem(expanded.LARGEST_SPREAD, dtype, np.inf)
-    monkeypatch.setattr(expanded, "FARTHEST_MEAN", np.inf)
-    monkeypatch.setattr(expanded, "FEWEST_COMPONENTS", 1)
+    for dtype in forms.LARGEST_SPREAD:
+        monkeypatch.setitem(forms.LARGEST_SPREAD, dtype, np.inf)
+        monkeypatch.setitem(triangular.LARGEST_CENTRED_SPREAD, dtype, np.inf)
+    monkeypatch.setattr(forms, "FARTHEST_MEAN", np.inf)
 
 
 def make_form(route, parameters):
@@ -76,8 +74,7 @@ def make_form(route, parameters):
         if route.kind == "mixed":
             let_half_be_narrow(parameters, patch)
         form = structure.form(parameters, single=route.dtype == np.float32)
-    many = route.structure == "full" and parameters.means.shape[1] > expanded.LARGEST_FULL
-    assert type(form) is (expanded.ExpandedTriangular if many else CLASSES[route.structure, route.kind])
+    assert type(form) is CLASSES.get((route.structure, route.kind), triangular.Triangular)
     assert form.means.dtype == route.dtype
     return form
 
@@ -86,8 +83,7 @@ def let_half_be_narrow(parameters, monkeypatch):
     """Those whose means are the farther from the reference."""
     away = parameters.means - parameters.weights @ parameters.means
     widths = (away**2 / np.einsum("cjj->cj", parameters.covariances)).max(axis=1)
-    monkeypatch.setattr(expanded, "FARTHEST_MEAN", np.median(widths))
-    monkeypatch.setattr(expanded, "LARGEST_NARROW_SHARE", 1.0)
+    monkeypatch.setattr(forms, "FARTHEST_MEAN", np.median(widths))
 
 
 class Tile:
@@ -101,8 +97,10 @@ class Tile:
         self.rows = reference.random_rows(drawn, route.structure, TILE_ROWS, random) if rows is None else rows
         self.form = make_form(route, self.parameters)
         self.origin = self.form.reference[:d]
-        self.narrow = np.isin(np.arange(k), getattr(self.form, "narrow", []))
-        assert self.narrow.any() == (route.kind == "mixed" and k > 1)
+        kind = reference.kind_of(self.form)
+        assert kind == route.kind or (route.kind, kind, k) == ("mixed", "expanded", 1)
+        # Which components have moments about centres of their own.
+        self.own = self.form.centred if kind == "mixed" else np.array([kind in ("centred", "masked")] * k)
         self.eps = float(np.finfo(route.dtype).eps)
         padded = forms.pad(self.rows - self.origin, self.form.means.shape[1])
         # One feature's room more than a pass gives: nothing may be written there.
@@ -122,7 +120,7 @@ class Tile:
         self.log_densities()
         self.values[: k * TILE_STRIDE] = as_tile(terms, self.route.dtype)
         sums = np.full(forms.sums_size(self.form) + 1, 0.0)
-        about = forms.pad(centres - self.origin, self.form.means.shape[1])
+        about = forms.pad(centres - self.origin, self.form.means.shape[1]).astype(self.route.dtype)
         inverse = 1.0 / terms.sum(axis=1)
         forms.accumulate(self.form, self.tile, self.values, inverse, weights.copy(), about, sums)
         assert not sums[: forms.HEAD].any() and sums[-1] == 0.0
@@ -146,11 +144,10 @@ def sizes_of_terms(case, factors):
     means = case.parameters.means - case.origin
     # (Σ_l |F_jl| |x_l - μ_l|)² / 2 over j; where there is a reference, both are rounded about it before they meet.
     spread = np.abs(reference.deviations(case.rows, case.parameters.means))
-    if case.route.structure == "tied" or case.route.kind == "mixed":
+    if case.route.structure == "tied" or case.route.kind in ("expanded", "mixed"):
         spread = np.abs(x)[:, None] + np.abs(means)
-    centred = constants + (np.einsum("cjl,icl->icj", np.abs(factors), spread) ** 2).sum(axis=2) / 2
-    if case.route.kind in ("centred", "masked"):
-        return centred
+    if case.route.structure == "full" or case.route.kind in ("centred", "masked"):
+        return constants + (np.einsum("cjl,icl->icj", np.abs(factors), spread) ** 2).sum(axis=2) / 2
     # Σ_p |A_cp| |φ_p| + |constant|
     precisions = factors.swapaxes(1, 2) @ factors
     linear = np.einsum("cjl,cl->cj", precisions, means)
@@ -158,8 +155,7 @@ def sizes_of_terms(case, factors):
         quadratic = ((np.abs(x) @ np.abs(factors[0]).T) ** 2).sum(axis=1)[:, None]
     else:
         quadratic = np.einsum("ij,cjl,il->ic", np.abs(x), np.abs(precisions), np.abs(x))
-    sizes = constants + np.abs(linear * means).sum(axis=1) / 2 + np.abs(x) @ np.abs(linear).T + quadratic / 2
-    return np.where(case.narrow, centred, sizes)
+    return constants + np.abs(linear * means).sum(axis=1) / 2 + np.abs(x) @ np.abs(linear).T + quadratic / 2
 
 
 @every_case
@@ -192,7 +188,7 @@ def test_moments(route, k, d):
     name = list(patterns)[(k + d) % len(patterns)]
     weights = patterns[name].astype(route.dtype)
     centres, found = case.moments(terms, weights, asked)
-    own = case.narrow | (route.kind in ("centred", "masked"))
+    own = case.own
     assert np.array_equal(centres[~own], np.broadcast_to(case.origin, centres[~own].shape))
     assert np.allclose(centres[own], asked[own], rtol=0, atol=4 * case.eps * np.abs(asked).max())
     shares = weights[:, None] * (reference.exact(terms) / reference.exact(terms).sum(axis=1, keepdims=True))
@@ -255,11 +251,11 @@ def test_a_wide_offset_costs_only_the_rounding_of_the_rows(route, d):
 def test_few_sizes_are_compiled(d):
     parameters = reference.random_parameters("full", 1, d, np.random.default_rng(0))
     form = STRUCTURES["full"].centred_form(parameters)
-    if d <= centred.SMALL_SIZES[-1]:
-        assert isinstance(form, centred.SmallTriangular)
+    if d <= triangular.SMALL_SIZES[-1]:
+        assert isinstance(form, triangular.SmallTriangular)
         assert form.size.ndim == d
     else:
-        assert isinstance(form, centred.BlockedTriangular)
+        assert isinstance(form, triangular.Triangular)
 
 
 def test_every_form_is_exercised():

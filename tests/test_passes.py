@@ -7,7 +7,6 @@ import reference
 from fastgmm.covariance import Parameters
 from fastgmm.kernels import passes
 from fastgmm.kernels._jit import COMPILED, RANGE_ROWS, threads
-from fastgmm.kernels.expanded import FEWEST_COMPONENTS
 from fastgmm.kernels.forms import scratch_size, sums_size
 from fastgmm.sources import ArrayRows, array
 from fastgmm.statistics import TreeSum
@@ -66,8 +65,6 @@ def test_statistics_of_any_number_of_rows(structure, d, kind, n):
 @pytest.mark.parametrize("k", [1, 3, 20] if COMPILED else [1, 3])
 @pytest.mark.parametrize("pattern", ["random", "zeros", "integers"])
 def test_weighted_statistics(structure, d, kind, k, pattern):
-    if (structure, kind) == ("full", "expanded") and k < FEWEST_COMPONENTS:
-        pytest.skip("no such form")
     parameters, form, rows = case(structure, d, kind, k=k, n=270)
     random = np.random.default_rng(1)
     row_weights = {

@@ -1,7 +1,5 @@
 """The products on a tile against NumPy, compiled and not, and that nothing is written beside what is theirs."""
 
-import functools
-
 import numpy as np
 import pytest
 from reference import as_tile, exact, from_tile
@@ -12,6 +10,7 @@ from fastgmm.kernels._jit import TILE_ROWS, TILE_STRIDE
 HEIGHTS = range(1, 10)
 COUNTS = range(1, 21)
 GUARD = -7.25
+MOST = products._MOST_COLUMNS
 both_precisions = pytest.mark.parametrize("dtype", [np.float64, np.float32])
 
 
@@ -57,30 +56,6 @@ def multiply(matrix, initial, x):
     return from_tile(out, k)
 
 
-def add_squares(factors, shifts, x, initial):
-    """initial + |shift_c + F_c x|² by the kernel, (b, k)."""
-    k = len(factors)
-    out = guarded_tile(k, x.dtype)
-    for c in range(k):
-        out[c * TILE_STRIDE : c * TILE_STRIDE + TILE_ROWS] = initial
-    packed = np.stack([packed_triangle(factor) for factor in factors])
-    products.add_squares(packed, shifts, as_tile(x, x.dtype), out)
-    assert only_features_written(out, k)
-    return from_tile(out, k)
-
-
-def add_centred_squares(factors, means, x, initial):
-    """initial + |F_c (x - mean_c)|² by the kernel, (b, k)."""
-    k, d = means.shape
-    out, work = guarded_tile(k, x.dtype), guarded_tile(d, x.dtype)
-    for c in range(k):
-        out[c * TILE_STRIDE : c * TILE_STRIDE + TILE_ROWS] = initial
-    packed = np.stack([packed_triangle(factor) for factor in factors])
-    products.add_centred_squares(packed, means, np.zeros_like(means[0]), as_tile(x, x.dtype), work, out)
-    assert only_features_written(out, k)
-    return from_tile(out, k)
-
-
 def add_products(a, b, initial, stride):
     """initial + a bᵀ by the kernel, (rows, columns), into the corner of a wider matrix."""
     rows, columns = initial.shape
@@ -100,29 +75,6 @@ def test_coefficients_times_features(k, dtype):
         expected = exact(initial) + exact(x) @ exact(matrix).T
         sizes = np.abs(initial) + np.abs(x) @ np.abs(matrix).T
         assert within_rounding(multiply(matrix, initial, x), expected, sizes, dtype, count / 2 + 1)
-
-
-@both_precisions
-@pytest.mark.parametrize("d", COUNTS)
-def test_squares_of_a_triangle_times_features(d, dtype):
-    factors, shifts = np.tril(drawn(2, d, d, dtype=dtype)), drawn(2, d, dtype=dtype, seed=1)
-    x, initial = drawn(TILE_ROWS, d, dtype=dtype), np.abs(drawn(TILE_ROWS, dtype=dtype))
-    inner = np.einsum("cjl,il->icj", exact(factors), exact(x)) + exact(shifts)
-    expected = initial[:, None] + (inner**2).sum(axis=2)
-    inner_sizes = np.einsum("cjl,il->icj", np.abs(factors), np.abs(x)) + np.abs(shifts)
-    sizes = initial[:, None] + (inner_sizes**2).sum(axis=2)
-    assert within_rounding(add_squares(factors, shifts, x, initial), expected, sizes, dtype, 2 * d + 3)
-
-
-@both_precisions
-@pytest.mark.parametrize("d", HEIGHTS)
-def test_squares_about_means(d, dtype):
-    factors, means = np.tril(drawn(3, d, d, dtype=dtype)), drawn(3, d, dtype=dtype, seed=1)
-    x, initial = drawn(TILE_ROWS, d, dtype=dtype), np.abs(drawn(TILE_ROWS, dtype=dtype))
-    away = exact(x)[:, None] - exact(means)
-    expected = initial[:, None] + (np.einsum("cjl,icl->icj", exact(factors), away) ** 2).sum(axis=2)
-    sizes = initial[:, None] + (np.einsum("cjl,icl->icj", np.abs(factors), np.abs(away)) ** 2).sum(axis=2)
-    assert within_rounding(add_centred_squares(factors, means, x, initial), expected, sizes, dtype, 2 * d + 3)
 
 
 @both_precisions
@@ -198,8 +150,7 @@ def test_packing_and_multiplying_by_one_gives_the_matrix_back(d, dtype):
 
 PRODUCTS = {
     "multiply": ("_multiply_", products._make_multiply_strip, [(1,), (2,), (3,)]),
-    "add_squares": ("_square_", functools.partial(products.make_square_strip, shifted=True), [(1,), (2,), (3,)]),
-    "add_products": ("_add_", products._make_add_block, [(r, c) for r in (1, 2, 3, 4) for c in (1, 2, 3)]),
+    "add_products": ("_add_", products._make_add_block, [(r, c) for r in (1, 2, 3, 4) for c in (1, 2, MOST)]),
 }
 
 
@@ -207,9 +158,11 @@ def interpret(name, monkeypatch):
     """Let products.<name> run the Python function of every micro-kernel, as it does when nothing is compiled."""
     prefix, make, sizes = PRODUCTS[name]
     monkeypatch.setattr(products, "COMPILED", False)
+    monkeypatch.setattr(products, "rest", lambda values, first: values[first:])
     for size in sizes:
-        monkeypatch.setattr(products, prefix + "x".join(map(str, size)), make(*size))
-    for function in (name, "_add_squares_of_strip", "_add_block", "next_height", "_next_rows", "_next_columns"):
+        suffix = "x".join("most" if place and count == MOST else str(count) for place, count in enumerate(size))
+        monkeypatch.setattr(products, prefix + suffix, make(*size))
+    for function in (name, "_add_block", "next_height", "_next_rows", "_next_columns"):
         monkeypatch.setattr(products, function, getattr(products, function).py_func)
 
 
@@ -225,9 +178,6 @@ def test_instructions_do_what_the_python_beside_them_does(name, dtype, monkeypat
 
     cases = {
         "multiply": [(multiply, whole(k, 7), whole(k), whole(TILE_ROWS, 7)) for k in HEIGHTS],
-        "add_squares": [
-            (add_squares, np.tril(whole(2, d, d)), whole(2, d), whole(TILE_ROWS, d), whole(TILE_ROWS)) for d in HEIGHTS
-        ],
         "add_products": [
             (add_products, whole(TILE_ROWS, r), whole(TILE_ROWS, c), whole(r, c).astype(float), c + 1)
             for r in HEIGHTS

@@ -6,7 +6,7 @@ import numpy as np
 
 from fastgmm.covariance.prior import Hyperparameters, join
 from fastgmm.covariance.update import SMALLEST_COUNT, Parameters, Update, is_jump, variance_floor
-from fastgmm.kernels import centred, expanded, masked
+from fastgmm.kernels import masked, triangular
 from fastgmm.kernels._jit import kernel
 from fastgmm.kernels.linalg import cholesky, invert_lower
 from fastgmm.statistics import Statistics
@@ -72,17 +72,12 @@ def maximise(statistics: Statistics, prior: Hyperparameters) -> Update:
 
 def form(parameters: Parameters, single: bool = False) -> Any:
     """The kernels' parameters for these: expanded where that is safe, in float32 if the rows are and it suffices."""
-    return (
-        expanded.full(*parameters, single)
-        or expanded.triangular(*parameters, single)
-        or (single and centred.single_triangular(*parameters))
-        or centred_form(parameters)
-    )
+    return triangular.triangular(*parameters, single)
 
 
 def centred_form(parameters: Parameters) -> Any:
     """The kernels' parameters that are good for any data and take moments about any centres."""
-    return centred.triangular(parameters.weights, parameters.means, parameters.factors)
+    return triangular.centred_triangular(parameters.weights, parameters.means, parameters.factors)
 
 
 def masked_form(parameters: Parameters) -> Any:

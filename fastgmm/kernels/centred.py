@@ -1,14 +1,10 @@
 """Forms that take every row's distance from every mean: exact for any parameters, at any offset.
 
-SmallTriangular    a factor per component, the dimension known to the compiler (d <= 4)
-BlockedTriangular  a factor per component (any d)
-SharedTriangular   one factor for all components (any d)
+SharedTriangular   one factor for all components
 Diagonal           a scale per component and feature
 Isotropic          a scale per component
 """
 
-import math
-from functools import lru_cache
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -17,29 +13,16 @@ from fastgmm.kernels._jit import SUMS, TILE_ROWS, TILE_STRIDE, kernel
 from fastgmm.kernels.forms import (
     HEAD,
     Moments,
-    about_reference,
     accumulate,
     cut_moments,
     log_densities,
     make_log_constants,
     n_moments,
     pad,
-    suits_single,
-    triangular_spreads,
     working_features,
 )
-from fastgmm.kernels.products import (
-    SCATTER_ROWS,
-    add_centred_squares,
-    add_products,
-    add_scatter,
-    multiply,
-    pack_rows,
-    pack_triangle,
-    packed_triangle_size,
-)
+from fastgmm.kernels.products import multiply, pack_rows
 from fastgmm.kernels.tiles import (
-    centre_and_weigh,
     clear,
     scale,
     scale_and_shift,
@@ -47,33 +30,8 @@ from fastgmm.kernels.tiles import (
     squared_distances,
     subtract_multiple,
 )
-
-# Dimensions that are compile-time constants: with so few features all moments of a component fit in the registers.
-SMALL_SIZES = (1, 2, 3, 4)
-# Largest spread (see `forms.triangular_spreads`) for float32 tiles: the distance y of a row has an error of some
-# eps * sqrt(spread), 1e-4, as the rows themselves are rounded to float32 about the reference.
-LARGEST_SINGLE_SPREAD = 1e6
-_HALF_LOG_2_PI = 0.5 * math.log(2 * math.pi)
-
-
-class SmallTriangular(NamedTuple):
-    """y = F (x - μ), log-density = log_constant - |y|² / 2."""
-
-    log_constants: np.ndarray  # (k,)
-    means: np.ndarray  # (k, d)
-    reference: np.ndarray  # (d,)
-    factors: np.ndarray  # (k, d * d)
-    size: np.ndarray  # one element and d dimensions: its shape is a tuple whose length the compiler knows
-
-
-class BlockedTriangular(NamedTuple):
-    """As SmallTriangular, with each factor packed for `add_squares`."""
-
-    log_constants: np.ndarray  # (k,)
-    means: np.ndarray  # (k, d)
-    reference: np.ndarray  # (d,)
-    factors: np.ndarray  # (k, packed)
-    zeros: np.ndarray  # (d,)
+from fastgmm.kernels.triangles import BLOCK_ROWS, add_scatter
+from fastgmm.kernels.vectors import rest
 
 
 class SharedTriangular(NamedTuple):
@@ -108,140 +66,6 @@ class Isotropic(NamedTuple):
 # n rows, d features (padded), k components, b = TILE_ROWS rows in a tile
 
 
-@kernel(flags=SUMS)
-def _small_quadratic(tile, mean, factor, log_constant, out, dims):
-    d = len(dims)  # a constant to the compiler, which unrolls both feature loops
-    for i in range(TILE_ROWS):
-        total = 0.0
-        for r in range(d):
-            y = 0.0
-            for j in range(r + 1):
-                y += factor[r * d + j] * (tile[j * TILE_STRIDE + i] - mean[j])
-            total += y * y
-        out[i] = log_constant - 0.5 * total
-
-
-@log_densities.body(SmallTriangular)
-@kernel
-def _log_densities_small(form, tile, out):
-    for c in range(form.means.shape[0]):
-        _small_quadratic(
-            tile, form.means[c], form.factors[c], form.log_constants[c], out[c * TILE_STRIDE :], form.size.shape
-        )
-
-
-@kernel(flags=SUMS)
-def _small_moments(tile, centre, values, share, weight, first, second, dims):
-    """Weight and all moments of d <= 4 features in one sweep, held in registers.
-
-    The responsibilities are values * share. Branches on d are settled at compile time.
-    """
-    d = len(dims)
-    n = f0 = f1 = f2 = f3 = 0.0
-    s00 = s10 = s11 = s20 = s21 = s22 = s30 = s31 = s32 = s33 = 0.0
-    for i in range(TILE_ROWS):
-        v = values[i] * share[i]
-        n += v
-        x0 = tile[i] - centre[0]
-        a0 = v * x0
-        f0 += a0
-        s00 += a0 * x0
-        if d > 1:
-            x1 = tile[TILE_STRIDE + i] - centre[1]
-            a1 = v * x1
-            f1 += a1
-            s10 += a1 * x0
-            s11 += a1 * x1
-        if d > 2:
-            x2 = tile[2 * TILE_STRIDE + i] - centre[2]
-            a2 = v * x2
-            f2 += a2
-            s20 += a2 * x0
-            s21 += a2 * x1
-            s22 += a2 * x2
-        if d > 3:
-            x3 = tile[3 * TILE_STRIDE + i] - centre[3]
-            a3 = v * x3
-            f3 += a3
-            s30 += a3 * x0
-            s31 += a3 * x1
-            s32 += a3 * x2
-            s33 += a3 * x3
-    weight[0] += n
-    first[0] += f0
-    second[0] += s00
-    if d > 1:
-        first[1] += f1
-        second[d] += s10
-        second[d + 1] += s11
-    if d > 2:
-        first[2] += f2
-        second[2 * d] += s20
-        second[2 * d + 1] += s21
-        second[2 * d + 2] += s22
-    if d > 3:
-        first[3] += f3
-        second[3 * d] += s30
-        second[3 * d + 1] += s31
-        second[3 * d + 2] += s32
-        second[3 * d + 3] += s33
-
-
-@accumulate.body(SmallTriangular)
-@kernel
-def _accumulate_small(form, tile, values, inverse, weights, centres, sums):
-    k, d = form.means.shape
-    scale(inverse, weights, inverse)
-    for c in range(k):
-        weight = sums[HEAD + c :]
-        first = sums[HEAD + k + c * d :]
-        second = sums[HEAD + k + k * d + c * d * d :]
-        _small_moments(tile, centres[c], values[c * TILE_STRIDE :], inverse, weight, first, second, form.size.shape)
-
-
-@log_densities.body(BlockedTriangular)
-@kernel
-def _log_densities_blocked(form, tile, out):
-    k, d = form.means.shape
-    for c in range(k):
-        clear(out[c * TILE_STRIDE :])
-    add_centred_squares(form.factors, form.means, form.zeros, tile, tile[d * TILE_STRIDE :], out)
-    for c in range(k):
-        scale_and_shift(out[c * TILE_STRIDE :], -0.5, form.log_constants[c])
-
-
-@kernel
-def add_moments(x, centre, share, deviations, weighted, first, second):
-    """Add Σ_i share_i (x_i - centre) and Σ_i share_i (x_i - centre)(x_i - centre)ᵀ of a tile x.
-
-    `deviations` and `weighted` hold d and SCATTER_ROWS features.
-    """
-    d = centre.size
-    for j in range(0, d, SCATTER_ROWS):
-        count = min(SCATTER_ROWS, d - j)
-        at = j * TILE_STRIDE
-        for m in range(count):
-            row = at + m * TILE_STRIDE
-            first[j + m] += centre_and_weigh(
-                x[row:], centre[j + m], share, deviations[row:], weighted[m * TILE_STRIDE :]
-            )
-        add_products(weighted, count, deviations, j + count, second[j * d :], d)
-
-
-@accumulate.body(BlockedTriangular)
-@kernel
-def _accumulate_blocked(form, tile, values, inverse, weights, centres, sums):
-    k, d = form.means.shape
-    deviations = tile[d * TILE_STRIDE :]
-    weighted = tile[2 * d * TILE_STRIDE :]
-    scale(inverse, weights, inverse)
-    scale_components(values, k, inverse, sums[HEAD:])
-    for c in range(k):
-        first = sums[HEAD + k + c * d :]
-        second = sums[HEAD + k + k * d + c * d * d :]
-        add_moments(tile, centres[c], values[c * TILE_STRIDE :], deviations, weighted, first, second)
-
-
 @log_densities.body(SharedTriangular)
 @kernel
 def _log_densities_shared(form, tile, out):
@@ -271,27 +95,26 @@ def _accumulate_shared(form, tile, values, inverse, weights, centres, sums):
     no large number less a large one, and d² + k² products a row in place of k d².
     """
     k, d = form.means.shape
-    scatter = sums[HEAD + k + k * d :]
-    products = sums[HEAD + k + k * d + d * d :]
-    deviations = tile[d * TILE_STRIDE :]
-    weighted = tile[2 * d * TILE_STRIDE :]
+    scatter = rest(sums, HEAD + k + k * d)
+    products = rest(scatter, d * d)
+    unused = rest(products, k * k)
+    deviations, weighted = tile[d * TILE_STRIDE :], tile[2 * d * TILE_STRIDE :]
     for c in range(k):
         share = values[c * TILE_STRIDE :]
         scale(share, inverse, share)
-    add_scatter(values, k, weights, weighted, products)
+    add_scatter(values, k, weights, weighted, rest(sums, HEAD), products)
     for j in range(d):
         row = deviations[j * TILE_STRIDE :]
         for i in range(TILE_ROWS):
             row[i] = tile[j * TILE_STRIDE + i]
         for c in range(k):
             subtract_multiple(values[c * TILE_STRIDE :], centres[c, j], row)
-    add_scatter(deviations, d, weights, weighted, scatter)
-    scale_components(values, k, weights, sums[HEAD:])
+    add_scatter(deviations, d, weights, weighted, unused, scatter)
     for c in range(k):
+        share = values[c * TILE_STRIDE :]
+        scale(share, weights, share)
         for j in range(d):
-            sums[HEAD + k + c * d + j] += _first_about(
-                tile[j * TILE_STRIDE :], centres[c, j], values[c * TILE_STRIDE :]
-            )
+            sums[HEAD + k + c * d + j] += _first_about(tile[j * TILE_STRIDE :], centres[c, j], share)
 
 
 @kernel(flags=SUMS)
@@ -411,14 +234,8 @@ def _accumulate_isotropic(form, tile, values, inverse, weights, centres, sums):
 
 
 @working_features.register
-def _(form: SmallTriangular) -> int:
-    return form.means.shape[1]
-
-
-@working_features.register(BlockedTriangular)
-@working_features.register(SharedTriangular)
-def _(form: Any) -> int:
-    return 2 * form.means.shape[1] + SCATTER_ROWS
+def _(form: SharedTriangular) -> int:
+    return 2 * form.means.shape[1] + BLOCK_ROWS
 
 
 @working_features.register(Diagonal)
@@ -427,17 +244,10 @@ def _(form: Any) -> int:
     return form.means.shape[1]
 
 
-@n_moments.register(SmallTriangular)
-@n_moments.register(BlockedTriangular)
-def _(form: Any) -> int:
-    k, d = form.means.shape
-    return k * (1 + d + d * d)
-
-
 @n_moments.register
 def _(form: SharedTriangular) -> int:
     k, d = form.means.shape
-    return k + k * d + d * d + k * k
+    return k + k * d + d * d + k * k + d
 
 
 @n_moments.register
@@ -464,32 +274,18 @@ def _absolute(form: Any, centres: np.ndarray, features: int) -> np.ndarray:
 
 
 @cut_moments.register
-def _(form: SmallTriangular, sums: np.ndarray, centres: np.ndarray, features: int) -> Moments:
-    k, d = form.means.shape
-    weight, first, rest = _cut_weight_and_first(form, sums, features)
-    return Moments(centres, weight, first, rest.reshape(k, d, d))  # the reference is zero
-
-
-@cut_moments.register
-def _(form: BlockedTriangular, sums: np.ndarray, centres: np.ndarray, features: int) -> Moments:
-    k, d = form.means.shape
-    weight, first, rest = _cut_weight_and_first(form, sums, features)
-    return Moments(_absolute(form, centres, features), weight, first, rest.reshape(k, d, d))
-
-
-@cut_moments.register
 def _(form: SharedTriangular, sums: np.ndarray, centres: np.ndarray, features: int) -> Moments:
     k, d = form.means.shape
-    weight, first, rest = _cut_weight_and_first(form, sums, features)
-    second = rest[: d * d].reshape(d, d)[:features, :features].copy()
-    _add_pairs(rest[d * d :].reshape(k, k), centres[:, :features].copy(), second)
+    weight, first, others = _cut_weight_and_first(form, sums, features)
+    second = others[: d * d].reshape(d, d)[:features, :features].copy()
+    _add_pairs(others[d * d : d * d + k * k].reshape(k, k), centres[:, :features].copy(), second)
     return Moments(_absolute(form, centres, features), weight, first, second)
 
 
 @cut_moments.register
 def _(form: Diagonal, sums: np.ndarray, centres: np.ndarray, features: int) -> Moments:
-    weight, first, rest = _cut_weight_and_first(form, sums, features)
-    return Moments(_absolute(form, centres, features), weight, first, rest.reshape(form.means.shape)[:, :features])
+    weight, first, others = _cut_weight_and_first(form, sums, features)
+    return Moments(_absolute(form, centres, features), weight, first, others.reshape(form.means.shape)[:, :features])
 
 
 @cut_moments.register
@@ -512,64 +308,8 @@ def _add_pairs(products, centres, second):
                         second[j, m] += scaled * (centres[a, m] - centres[b, m])
 
 
-@lru_cache(maxsize=len(SMALL_SIZES))
-def _size(d: int) -> np.ndarray:
-    return np.empty((1,) * d)
-
-
 def _next_multiple_of_four(features: int) -> int:
     return -(-features // 4) * 4
-
-
-@kernel
-def _pack_factors(factors, out):
-    for c in range(factors.shape[0]):
-        pack_triangle(factors[c], out[c])
-
-
-def pack_factors(factors: np.ndarray) -> np.ndarray:
-    """Lower triangular factors (k, d, d), each packed for `add_squares`."""
-    k, d = factors.shape[:2]
-    packed = np.empty((k, packed_triangle_size(d)))
-    _pack_factors(factors, packed)
-    return packed
-
-
-@kernel
-def triangular_log_constants(weights, factors):
-    """log w + log |F| - d/2 log 2π of lower triangular factors (k, d, d); -inf for a component without weight."""
-    k, d = factors.shape[:2]
-    out = np.empty(k)
-    for c in range(k):
-        # NumPy would warn of the logarithm of a weight of zero.
-        out[c] = (np.log(weights[c]) if weights[c] > 0.0 else -np.inf) - d * _HALF_LOG_2_PI
-        for j in range(d):
-            out[c] += np.log(factors[c, j, j])
-    return out
-
-
-def triangular(weights: np.ndarray, means: np.ndarray, factors: np.ndarray) -> SmallTriangular | BlockedTriangular:
-    """Form for one lower triangular factor (k, d, d) per component; Fᵀ F is its precision."""
-    k, d = means.shape
-    log_constants = triangular_log_constants(weights, factors)
-    if d <= SMALL_SIZES[-1]:
-        return SmallTriangular(log_constants, means, np.zeros(d), factors.reshape(k, d * d), _size(d))
-    return BlockedTriangular(log_constants, means, np.zeros(d), pack_factors(factors), np.zeros(d))
-
-
-def single_triangular(
-    weights: np.ndarray, means: np.ndarray, covariances: np.ndarray, factors: np.ndarray
-) -> BlockedTriangular | None:
-    """The same for float32 tiles, read about a reference amid the means; None where that is too coarse."""
-    reference, centred = about_reference(weights, means)
-    few = means.shape[1] <= SMALL_SIZES[-1]
-    if few or not suits_single(np.einsum("cjj->cj", covariances), centred):
-        return None
-    if triangular_spreads(factors, covariances, centred).max() > LARGEST_SINGLE_SPREAD:
-        return None
-    log_constants = triangular_log_constants(weights, factors)
-    parts = (log_constants, centred, reference, pack_factors(factors), np.zeros(len(reference)))
-    return BlockedTriangular(*(part if part is reference else part.astype(np.float32) for part in parts))
 
 
 def shared_triangular(weights: np.ndarray, means: np.ndarray, factor: np.ndarray) -> SharedTriangular:

@@ -2,7 +2,8 @@
 
 A form is a tuple of parameters whose class chooses the bodies of the functions below, so the passes know no form.
 `centred.py` has those that take every row's distance from every mean, good for any parameters; `expanded.py` those
-that expand the squares about one reference, faster, for components not too narrow for the spread of their means.
+that expand the squares about one reference, faster, for components not too narrow for the spread of their means;
+`triangular.py` both for a covariance matrix per component; `masked.py` those for rows that lack entries.
 
 Every form has `means` (k, d), for its shape, and a `reference` (d,) that is subtracted while a tile is loaded: means
 and centres are in the tile's coordinates, relative to it. The type of `means` is the type a tile is computed in.
@@ -103,10 +104,14 @@ def suits_single(variances: np.ndarray, centred: np.ndarray) -> bool:
     return bool(variances.min() > _SMALLEST_SINGLE and variances.max() + (centred**2).max() < _LARGEST_SINGLE)
 
 
-def triangular_spreads(factors: np.ndarray, covariances: np.ndarray, centred: np.ndarray) -> np.ndarray:
-    """How much larger the terms are that are added than their sum, by component with means `centred` on a reference.
+# Largest spread of what is expanded about a reference, by the type of the tile. The spread says how much larger the
+# terms of a squared distance are than their sum: a log-density then has an error of some eps * spread *
+# max(1, |log-density|) and a covariance one of eps * spread in units of its own width, 1e-10 and in float32 1e-4.
+LARGEST_SPREAD = {np.dtype(np.float64): 1e6, np.dtype(np.float32): 1e3}
+# A mean may be so many widths, squared, from the reference: a tenth of what has `maximise` ask for moments about it.
+FARTHEST_MEAN = 1e3
 
-    Σ_rj F_rj² E[x_j²] with x about the reference: the squared distance F (x - μ) but for all cancellation.
-    """
-    sizes = np.einsum("cjj->cj", covariances) + centred**2
-    return np.einsum("crj,cj->c", factors**2, sizes)
+
+def is_near(variances: np.ndarray, offsets: np.ndarray) -> np.ndarray:
+    """Whether a mean is near enough to the reference for moments about it, by component and feature."""
+    return offsets**2 <= FARTHEST_MEAN * variances

@@ -28,7 +28,7 @@ from fastgmm.kernels.elementary import (
 from fastgmm.kernels.math import exp
 from fastgmm.kernels.products import make_square_strip, make_subtract_strip, next_height, packed_triangle_size
 from fastgmm.kernels.softmax import emit_exp
-from fastgmm.kernels.vectors import INDEX, Emitter, rows_of, void_intrinsic
+from fastgmm.kernels.vectors import INDEX, Emitter, rest, rows_of, void_intrinsic
 
 # k components, d dimensions
 
@@ -65,31 +65,6 @@ def _make_floats_at():
 
 
 floats_at = _make_floats_at()
-
-
-def _make_rest():
-    def rest(values, first):
-        """values[first:] of an array or of what this returns, as a mere pointer where compiled.
-
-        Handing on slices would count references, 5 ns each, which is as much as the arithmetic between.
-        """
-        return values[first:]
-
-    def typed(typing_context, values, first):
-        kind = types.CPointer(values.dtype)
-
-        def generate(context, builder, signature, arguments):
-            pointer = arguments[0]
-            if isinstance(signature.args[0], types.Array):
-                pointer = context.make_array(signature.args[0])(context, builder, pointer).data
-            return builder.gep(pointer, [arguments[1]])
-
-        return kind(values, types.intp), generate
-
-    return intrinsic(typed) if COMPILED else rest
-
-
-rest = _make_rest()
 
 
 def _make_diagonal_strip(vectors: int) -> Any:

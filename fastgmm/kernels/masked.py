@@ -20,7 +20,6 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from fastgmm.kernels._jit import SUMS, TILE_ROWS, TILE_STRIDE, kernel
-from fastgmm.kernels.centred import add_moments, pack_factors
 from fastgmm.kernels.forms import (
     HEAD,
     Moments,
@@ -32,8 +31,9 @@ from fastgmm.kernels.forms import (
     working_features,
 )
 from fastgmm.kernels.linalg import dot, subtract_multiple
-from fastgmm.kernels.products import SCATTER_ROWS, add_squares
-from fastgmm.kernels.tiles import clear, scale, scale_and_shift, scale_components
+from fastgmm.kernels.tiles import clear, scale, scale_components
+from fastgmm.kernels.triangles import BLOCK_ROWS, add_scatter, pack_triangles, subtract_centre, subtract_squares
+from fastgmm.kernels.vectors import rest
 
 # Regression coefficients, which cost as much as so many rows a missing feature, are for more rows than these.
 _FEW_ROWS = 4
@@ -47,9 +47,9 @@ class MaskedTriangular(NamedTuple):
     means: np.ndarray  # (k, d)
     reference: np.ndarray  # (d,)
     log_determinants: np.ndarray  # (k,): log |F|
-    factors: np.ndarray  # (k, packed)
+    factors: np.ndarray  # (k * packed,): over √2, by `pack_triangles`
     columns: np.ndarray  # (k, d, d): Fᵀ
-    zeros: np.ndarray  # (1, d)
+    zeros: np.ndarray  # (d,)
     shared: bool  # whether all factors are the same and second moments are summed over components
 
 
@@ -273,12 +273,13 @@ def _log_densities_masked(form, tile, out):
                 constant += form.log_determinants[c] - log_ratio - (d - count) * _HALF_LOG_2_PI
                 deviations = completed[c * d * TILE_STRIDE :]
                 _complete(deviations, start, stop, missing, count, basis, inverse, form.columns[c], work, coefficients)
-            _fill(-2.0 * constant, out[c * TILE_STRIDE + start :], stop - start)
+            _fill(constant, out[c * TILE_STRIDE + start :], stop - start)
         start = stop
+    packed, squares = d * (d + 1) // 2, completed[k * d * TILE_STRIDE :]
     for c in range(k):
-        density = out[c * TILE_STRIDE :]
-        add_squares(form.factors[c : c + 1], form.zeros, completed[c * d * TILE_STRIDE :], density)
-        scale_and_shift(density, -0.5, 0.0)
+        deviations = rest(completed, c * d * TILE_STRIDE)
+        subtract_squares(rest(form.factors, c * packed), form.zeros, form.zeros, deviations, d, squares)
+        _add_multiple(1.0, squares, out[c * TILE_STRIDE :], TILE_ROWS)
 
 
 @kernel(flags=SUMS)
@@ -303,9 +304,9 @@ def _accumulate_masked(form, tile, values, inverse, weights, centres, sums):
     for c in range(k):
         for j in range(d):
             shift[j] = centres[c, j] - form.means[c, j]
-        first, second = sums[HEAD + k + c * d :], sums[HEAD + k + k * d + c * d * d :]
-        share = values[c * TILE_STRIDE :]
-        add_moments(completed[c * d * TILE_STRIDE :], shift, share, deviations, weighted, first, second)
+        subtract_centre(completed[c * d * TILE_STRIDE :], shift, deviations)
+        first, second = rest(sums, HEAD + k + c * d), rest(sums, HEAD + k + k * d + c * d * d)
+        add_scatter(deviations, d, rest(values, c * TILE_STRIDE), weighted, first, second)
     start = 0
     while start < TILE_ROWS:
         stop = _next_change(changes, start)
@@ -382,7 +383,7 @@ def _accumulate_diagonal(form, tile, values, inverse, weights, centres, sums):
 @working_features.register
 def _(form: MaskedTriangular) -> int:
     k, d = form.means.shape
-    return d + 1 + k * d + d + SCATTER_ROWS
+    return d + 1 + k * d + d + BLOCK_ROWS
 
 
 @working_features.register
@@ -429,10 +430,8 @@ def triangular(weights: np.ndarray, means: np.ndarray, factors: np.ndarray, *, s
     d = means.shape[1]
     log_determinants = np.log(np.einsum("cjj->cj", factors)).sum(axis=1)
     columns = factors.swapaxes(1, 2).copy()
-    packed = pack_factors(np.ascontiguousarray(factors))
-    return MaskedTriangular(
-        _log(weights), means, np.zeros(d), log_determinants, packed, columns, np.zeros((1, d)), shared
-    )
+    packed = pack_triangles(math.sqrt(0.5) * factors).ravel()
+    return MaskedTriangular(_log(weights), means, np.zeros(d), log_determinants, packed, columns, np.zeros(d), shared)
 
 
 def diagonal(weights: np.ndarray, means: np.ndarray, scales: np.ndarray, *, summed: bool = False) -> Any:

@@ -6,7 +6,6 @@ processor where such a loop gives 20 to 30. Each micro-kernel is a Python functi
 beside it the same written in LLVM's language.
 
     multiply        out = A x + initial      densities from features, coefficients A packed by `pack_rows`
-    add_squares     out += |F x + initial|²  F lower triangular, packed by `pack_triangle`; also about means
     add_products    out += a bᵀ              sums over the rows of a tile
 """
 
@@ -17,15 +16,15 @@ from numba.core import cgutils
 from numba.extending import intrinsic
 
 from fastgmm.kernels._jit import COMPILED, TILE_ROWS, TILE_STRIDE, VECTOR_BYTES, kernel
-from fastgmm.kernels.tiles import scale
-from fastgmm.kernels.vectors import INDEX, Emitter, rows_of, void_intrinsic
+from fastgmm.kernels.vectors import INDEX, Emitter, rest, rows_of, void_intrinsic
 
 # Rows of a strip: as many vectors as leave registers for three rows of coefficients. 16 registers hold 3 x 4 sums,
 # three coefficients and one vector of features.
 _VECTORS = 4
 STRIP_BYTES = _VECTORS * VECTOR_BYTES
-# Outputs of a block of `add_products`: 4 x 3 sums, three vectors of one operand and one of the other.
-_MOST_ROWS, _MOST_COLUMNS = 4, 3
+# Most columns of a block of `add_products`, whose rows are at most four. 16 registers hold 4 x 3 sums, three vectors of
+# one operand and one of the other; 32 have room for 4 x 4, whose sums are taken and stored four at a time.
+_MOST_COLUMNS = 4 if VECTOR_BYTES == 64 else 3
 
 
 def _accumulate_strip(
@@ -136,11 +135,9 @@ def _make_add_block(rows: int, columns: int) -> Any:
             for r in range(rows):
                 left = e.load(a, e.builder.add(i, INDEX(r * TILE_STRIDE)))
                 for c in range(columns):
-                    e.builder.store(e.multiply_add(left, right[c], e.builder.load(sums[r][c])), sums[r][c])
+                    e.add_product(left, right[c], sums[r][c])
         for r in range(rows):
-            for c in range(columns):
-                where = e.at(out, e.builder.add(e.builder.mul(stride, INDEX(r)), INDEX(c)))
-                e.builder.store(e.builder.fadd(e.builder.load(where), e.sum(e.builder.load(sums[r][c]))), where)
+            e.add_sums([e.builder.load(sum_) for sum_ in sums[r]], e.at(out, e.builder.mul(stride, INDEX(r))))
 
     def typed(typing_context, a, b, out, stride):
         return void_intrinsic(emit, a, b, out, stride)
@@ -149,12 +146,10 @@ def _make_add_block(rows: int, columns: int) -> Any:
 
 
 _multiply_1, _multiply_2, _multiply_3 = (_make_multiply_strip(height) for height in (1, 2, 3))
-_square_1, _square_2, _square_3 = (make_square_strip(height, shifted=True) for height in (1, 2, 3))
-_subtract_strip = make_subtract_strip()
-_add_1x1, _add_1x2, _add_1x3 = (_make_add_block(1, columns) for columns in (1, 2, 3))
-_add_2x1, _add_2x2, _add_2x3 = (_make_add_block(2, columns) for columns in (1, 2, 3))
-_add_3x1, _add_3x2, _add_3x3 = (_make_add_block(3, columns) for columns in (1, 2, 3))
-_add_4x1, _add_4x2, _add_4x3 = (_make_add_block(4, columns) for columns in (1, 2, 3))
+_add_1x1, _add_1x2, _add_1xmost = (_make_add_block(1, columns) for columns in (1, 2, _MOST_COLUMNS))
+_add_2x1, _add_2x2, _add_2xmost = (_make_add_block(2, columns) for columns in (1, 2, _MOST_COLUMNS))
+_add_3x1, _add_3x2, _add_3xmost = (_make_add_block(3, columns) for columns in (1, 2, _MOST_COLUMNS))
+_add_4x1, _add_4x2, _add_4xmost = (_make_add_block(4, columns) for columns in (1, 2, _MOST_COLUMNS))
 
 
 @kernel
@@ -173,7 +168,8 @@ def _next_rows(left):
 
 @kernel(inline=True)
 def _next_columns(left):
-    return 2 if left == 4 else min(left, 3)
+    # Rather 2 + 2 than 3 + 1.
+    return _MOST_COLUMNS if left == _MOST_COLUMNS or left > 4 else min(left, 2)
 
 
 @kernel
@@ -193,69 +189,31 @@ def multiply(coefficients, initial, x, rows, count, out):
             r += height
 
 
-@kernel
-def _add_squares_of_strip(factor, initial, x, size, out):
-    at = r = 0
-    while r < size:
-        height = next_height(size - r)
-        count = r + height
-        if height == 3:
-            _square_3(factor[at:], initial[r:], x, count, out)
-        elif height == 2:
-            _square_2(factor[at:], initial[r:], x, count, out)
-        else:
-            _square_1(factor[at:], initial[r:], x, count, out)
-        at += height * count
-        r += height
-
-
-@kernel
-def add_squares(factors, initial, x, out):
-    """out[c, i] += |initial_c + F_c x_i|² for factors (k, packed by `pack_triangle`), initial (k, d).
-
-    A strip of rows stays in the first-level cache while all components take their squares of it.
-    """
-    k, size = initial.shape
-    for i in range(0, TILE_ROWS, STRIP_BYTES // x.itemsize):
-        for c in range(k):
-            _add_squares_of_strip(factors[c], initial[c], x[i:], size, out[c * TILE_STRIDE + i :])
-
-
-@kernel
-def add_centred_squares(factors, means, zeros, x, work, out):
-    """out[c, i] += |F_c (x_i - mean_c)|², as `add_squares`; `zeros` (d,), and `work` holds a strip of d features."""
-    k, size = means.shape
-    for i in range(0, TILE_ROWS, STRIP_BYTES // x.itemsize):
-        for c in range(k):
-            _subtract_strip(x[i:], means[c], size, work)
-            _add_squares_of_strip(factors[c], zeros, work, size, out[c * TILE_STRIDE + i :])
-
-
 @kernel(inline=True)
 def _add_block(rows, columns, a, b, out, stride):
     if rows == 4:
-        if columns == 3:
-            _add_4x3(a, b, out, stride)
+        if columns > 2:
+            _add_4xmost(a, b, out, stride)
         elif columns == 2:
             _add_4x2(a, b, out, stride)
         else:
             _add_4x1(a, b, out, stride)
     elif rows == 3:
-        if columns == 3:
-            _add_3x3(a, b, out, stride)
+        if columns > 2:
+            _add_3xmost(a, b, out, stride)
         elif columns == 2:
             _add_3x2(a, b, out, stride)
         else:
             _add_3x1(a, b, out, stride)
     elif rows == 2:
-        if columns == 3:
-            _add_2x3(a, b, out, stride)
+        if columns > 2:
+            _add_2xmost(a, b, out, stride)
         elif columns == 2:
             _add_2x2(a, b, out, stride)
         else:
             _add_2x1(a, b, out, stride)
-    elif columns == 3:
-        _add_1x3(a, b, out, stride)
+    elif columns > 2:
+        _add_1xmost(a, b, out, stride)
     elif columns == 2:
         _add_1x2(a, b, out, stride)
     else:
@@ -265,29 +223,17 @@ def _add_block(rows, columns, a, b, out, stride):
 @kernel
 def add_products(a, rows, b, columns, out, stride):
     """out[r * stride + c] += Σ_i a[r, i] b[c, i] for feature-major a (rows, b) and b (columns, b); `out` is float64."""
+    left, right, sums = rest(a, 0), rest(b, 0), rest(out, 0)
     r = 0
     while r < rows:
         height = _next_rows(rows - r)
         c = 0
         while c < columns:
             width = _next_columns(columns - c)
-            _add_block(height, width, a[r * TILE_STRIDE :], b[c * TILE_STRIDE :], out[r * stride + c :], stride)
+            x, y, where = rest(left, r * TILE_STRIDE), rest(right, c * TILE_STRIDE), rest(sums, r * stride + c)
+            _add_block(height, width, x, y, where, stride)
             c += width
         r += height
-
-
-# Rows of the lower triangle of second moments that are weighed at a time: they stay in the first-level cache.
-SCATTER_ROWS = 4
-
-
-@kernel
-def add_scatter(x, size, share, weighted, out):
-    """Add Σ_i share_i x_i x_iᵀ to the lower triangle of `out` (size, size); `weighted` holds SCATTER_ROWS features."""
-    for j in range(0, size, SCATTER_ROWS):
-        count = min(SCATTER_ROWS, size - j)
-        for m in range(count):
-            scale(x[(j + m) * TILE_STRIDE :], share, weighted[m * TILE_STRIDE :])
-        add_products(weighted, count, x, j + count, out[j * size :], size)
 
 
 @kernel

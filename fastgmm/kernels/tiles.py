@@ -5,11 +5,91 @@ rows and fills the SIMD lanes. Flat buffers and a constant width keep LLVM's ove
 not vectorise. Tiles are float64 or float32; sums over a tile leave it as float64.
 """
 
-import numpy as np
+from typing import Any
 
-from fastgmm.kernels._jit import SUMS, TILE_ROWS, TILE_STRIDE, kernel
+import numpy as np
+from llvmlite import ir
+from numba.core import cgutils
+from numba.extending import intrinsic
+
+from fastgmm.kernels._jit import COMPILED, SUMS, TILE_ROWS, TILE_STRIDE, kernel
+from fastgmm.kernels.vectors import INDEX, Emitter, rest, rows_of, void_intrinsic
 
 # n rows, d features, k components, b = TILE_ROWS rows in a tile
+
+# Rows that are turned into features together, in two groups of four.
+_TURNED_ROWS = 8
+
+
+def _turn_pairs(tile, rows, start, row_stride, count, pairs, reference):
+    part = rows[start : start + count, : 2 * pairs, 0] - reference[: 2 * pairs]
+    if part.size:
+        rows_of(tile, 2 * pairs, count)[:] = part.T
+
+
+def _emit_turn_pairs(
+    e: Emitter, tile: Any, rows: Any, start: Any, row_stride: Any, count: Any, pairs: Any, reference: Any
+) -> None:
+    b, of_rows = e.builder, rows.type.pointee
+    pair, four = ir.VectorType(of_rows, 2), ir.VectorType(ir.DoubleType(), 4)
+
+    def load(row: ir.Value, feature: ir.Value) -> ir.Value:
+        where = e.at(rows, b.add(b.mul(row, row_stride), feature))
+        return b.load(b.bitcast(where, pair.as_pointer()), align=8 if isinstance(of_rows, ir.DoubleType) else 4)
+
+    def shuffle(x: ir.Value, y: ir.Value, order: list[int]) -> ir.Value:
+        return b.shuffle_vector(x, y, ir.Constant(ir.VectorType(ir.IntType(32), 4), order))
+
+    def store(values: ir.Value, feature: ir.Value, i: ir.Value) -> None:
+        values = values if isinstance(of_rows, ir.DoubleType) else b.fpext(values, four)
+        undefined = ir.Constant(four, ir.Undefined)
+        origin = b.insert_element(undefined, b.load(e.at(reference, feature)), ir.IntType(32)(0))
+        values = b.fsub(values, shuffle(origin, undefined, [0] * 4))
+        values = values if e.bytes == 8 else b.fptrunc(values, ir.VectorType(e.element, 4))
+        where = b.bitcast(e.at(tile, b.add(b.mul(feature, INDEX(TILE_STRIDE)), i)), values.type.as_pointer())
+        b.store(values, where, align=e.bytes)
+
+    step = INDEX(_TURNED_ROWS)
+    with cgutils.for_range_slice(b, INDEX(0), count, step, inc=True) as (i, _), cgutils.for_range(b, pairs) as loop:
+        feature = b.mul(loop.index, INDEX(2))
+        for group in range(0, _TURNED_ROWS, 4):
+            at = b.add(i, INDEX(group))
+            x = [load(b.add(b.add(start, at), INDEX(r)), feature) for r in range(4)]
+            even, odd = shuffle(x[0], x[2], [0, 1, 2, 3]), shuffle(x[1], x[3], [0, 1, 2, 3])
+            store(shuffle(even, odd, [0, 4, 2, 6]), feature, at)
+            store(shuffle(even, odd, [1, 5, 3, 7]), b.add(feature, INDEX(1)), at)
+
+
+def _scale_and_sum(values, factors, weight):
+    values[:TILE_ROWS] *= factors[:TILE_ROWS]
+    weight[0] += values[:TILE_ROWS].sum(dtype=np.float64)
+
+
+def _emit_scale_and_sum(e: Emitter, values: Any, factors: Any, weight: Any) -> None:
+    b, vectors = e.builder, 4
+    sums = [e.variable(e.zeros()) for _ in range(vectors)]
+    step = INDEX(vectors * e.lanes)
+    with cgutils.for_range_slice(b, INDEX(0), INDEX(TILE_ROWS), step, inc=True) as (i, _):
+        for v, sum_ in enumerate(sums):
+            at = b.add(i, INDEX(v * e.lanes))
+            product = b.fmul(e.load(values, at), e.load(factors, at))
+            e.store(product, values, at)
+            b.store(b.fadd(b.load(sum_), product), sum_)
+    first, second, third, fourth = (b.load(sum_) for sum_ in sums)
+    e.add_sums([b.fadd(b.fadd(first, second), b.fadd(third, fourth))], weight)
+
+
+if COMPILED:
+
+    @intrinsic
+    def _turn_pairs(typing_context, tile, rows, start, row_stride, count, pairs, reference):
+        """Load features by pairs of `count` rows, a multiple of _TURNED_ROWS, whose features lie side by side."""
+        return void_intrinsic(_emit_turn_pairs, tile, rows, start, row_stride, count, pairs, reference)
+
+    @intrinsic
+    def _scale_and_sum(typing_context, values, factors, weight):
+        """Multiply one component's values by `factors` in place and add their sum to weight[0]."""
+        return void_intrinsic(_emit_scale_and_sum, values, factors, weight)
 
 
 @kernel
@@ -18,10 +98,15 @@ def load_tile(rows, start, count, reference, tile):
 
     `rows` has shape (n, d, 1 or more) and any strides or float type; only its [:, :, 0] is read.
     """
-    for j in range(rows.shape[1]):
+    d = rows.shape[1]
+    together = rows.strides[1] == rows.itemsize
+    pairs = d // 2 if together else 0
+    turned = count - count % _TURNED_ROWS
+    _turn_pairs(tile, rows, start, rows.strides[0] // rows.itemsize, turned, pairs, reference)
+    for j in range(d):
         offset = j * TILE_STRIDE
         origin = reference[j]
-        for i in range(count):
+        for i in range(turned if j < 2 * pairs else 0, count):
             tile[offset + i] = rows[start + i, j, 0] - origin
         for i in range(count, TILE_ROWS):
             tile[offset + i] = tile[offset + count - 1]
@@ -58,22 +143,11 @@ def scale_and_shift(values, factor, shift):
         values[i] = a * values[i] + b
 
 
-@kernel(flags=SUMS)
-def scale_and_sum(values, factors):
-    """Multiply one component's `values` by `factors` in place and return their sum."""
-    total = np.float64(0.0)
-    for i in range(TILE_ROWS):
-        v = values[i] * factors[i]
-        values[i] = v
-        total += v
-    return total
-
-
 @kernel
 def scale_components(densities, k, factors, weight):
     """r_c *= factors for every component, in place; weight[c] += Σ_i r_c."""
     for c in range(k):
-        weight[c] += scale_and_sum(densities[c * TILE_STRIDE :], factors)
+        _scale_and_sum(rest(densities, c * TILE_STRIDE), factors, rest(weight, c))
 
 
 @kernel
@@ -81,19 +155,6 @@ def clear(values):
     """values = 0."""
     for i in range(TILE_ROWS):
         values[i] = 0.0
-
-
-@kernel(flags=SUMS)
-def centre_and_weigh(x, centre, r, deviation, weighted):
-    """deviation = x - centre and weighted = r deviation for one feature; returns the sum of the latter."""
-    total = np.float64(0.0)
-    for i in range(TILE_ROWS):
-        difference = x[i] - centre
-        product = r[i] * difference
-        deviation[i] = difference
-        weighted[i] = product
-        total += product
-    return total
 
 
 @kernel(flags=SUMS)

@@ -11,8 +11,9 @@ import numpy as np
 from llvmlite import ir
 from numba import types
 from numba.core import cgutils
+from numba.extending import intrinsic
 
-from fastgmm.kernels._jit import TILE_STRIDE, VECTOR_BYTES
+from fastgmm.kernels._jit import COMPILED, TILE_STRIDE, VECTOR_BYTES
 
 INDEX = ir.IntType(64)
 
@@ -68,6 +69,10 @@ class Emitter:
         """a b + total, rounded once."""
         return self.builder.call(self._intrinsic("fma", self.vector, [self.vector] * 3), [a, b, total])
 
+    def add_product(self, a: ir.Value, b: ir.Value, variable: ir.Value) -> None:
+        """variable += a b."""
+        self.builder.store(self.multiply_add(a, b, self.builder.load(variable)), variable)
+
     def constant(self, value: float) -> ir.Constant:
         """A vector of copies of a number."""
         return ir.Constant(self.vector, [value] * self.lanes)
@@ -85,6 +90,48 @@ class Emitter:
         function = self._intrinsic("vector.reduce.fadd", self.element, [self.element, self.vector])
         total = self.builder.call(function, [ir.Constant(self.element, -0.0), vector], fastmath=("reassoc",))
         return total if self.bytes == 8 else self.builder.fpext(total, ir.DoubleType())
+
+    def add_sums(self, vectors: list[ir.Value], out: ir.Value) -> None:
+        """Add the sum of each vector's elements to consecutive doubles, four at a time."""
+        for first in range(0, len(vectors), 4):
+            four = vectors[first : first + 4]
+            if len(four) < 4 or self.lanes < 4:
+                for n, vector in enumerate(four, first):
+                    self._add_to(self.at(out, n), self.sum(vector))
+                continue
+            sums = self._sum_four(four)
+            where = self.builder.bitcast(self.at(out, first), sums.type.as_pointer())
+            self.builder.store(self.builder.fadd(self.builder.load(where, align=8), sums), where, align=8)
+
+    def _add_to(self, where: ir.Value, value: ir.Value) -> None:
+        self.builder.store(self.builder.fadd(self.builder.load(where), value), where)
+
+    def _sum_four(self, vectors: list[ir.Value]) -> ir.Value:
+        """The sums of four vectors' elements as a vector of doubles: a third of the shuffles of four single sums."""
+        length = self.lanes  # of what is left of a vector
+        while len(vectors) > 1:
+            # Halves of segments are added, and two vectors become one of twice as many segments.
+            length //= 2
+            vectors = [self._fold(a, b, length) for a, b in zip(vectors[::2], vectors[1::2], strict=True)]
+        (sums,) = vectors
+        while length > 1:
+            length //= 2
+            sums = self._fold(sums, None, length)
+        doubles = ir.VectorType(ir.DoubleType(), 4)
+        return sums if self.bytes == 8 else self.builder.fpext(sums, doubles)
+
+    def _fold(self, a: ir.Value, b: ir.Value | None, length: int) -> ir.Value:
+        """Add the second `length` elements of every segment of 2 `length` to the first, in a and then in b."""
+        count = a.type.count if b is None else 2 * a.type.count
+        starts = [i + j for i in range(0, count, 2 * length) for j in range(length)]
+        b = ir.Constant(a.type, ir.Undefined) if b is None else b
+        parts = [
+            self.builder.shuffle_vector(
+                a, b, ir.Constant(ir.VectorType(ir.IntType(32), len(starts)), [i + offset for i in starts])
+            )
+            for offset in (0, length)
+        ]
+        return self.builder.fadd(*parts)
 
     def variable(self, value: ir.Value) -> ir.Value:
         """A register that keeps changing: LLVM turns the stack slot into one."""
@@ -129,3 +176,28 @@ def rows_of(values: np.ndarray, rows: int, width: int) -> np.ndarray:
     """A view (rows, width) of where the first rows of a flat tile begin, for micro-kernels that run uncompiled."""
     flat = values[: (rows - 1) * TILE_STRIDE + width]
     return np.lib.stride_tricks.as_strided(flat, (rows, width), (TILE_STRIDE * values.itemsize, values.itemsize))
+
+
+def _make_rest():
+    def rest(values, first):
+        """values[first:] of an array or of what this returns, as a mere pointer where compiled.
+
+        Handing on slices would count references, 5 ns each, which is as much as the arithmetic between.
+        """
+        return values[first:]
+
+    def typed(typing_context, values, first):
+        kind = types.CPointer(values.dtype)
+
+        def generate(context, builder, signature, arguments):
+            pointer = arguments[0]
+            if isinstance(signature.args[0], types.Array):
+                pointer = context.make_array(signature.args[0])(context, builder, pointer).data
+            return builder.gep(pointer, [arguments[1]])
+
+        return kind(values, types.intp), generate
+
+    return intrinsic(typed) if COMPILED else rest
+
+
+rest = _make_rest()

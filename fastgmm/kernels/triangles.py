@@ -1,0 +1,186 @@
+"""Triangular matrices and a tile: squared lengths of F x, and the lower triangle of Σ_i share_i x_i x_iᵀ.
+
+What a full covariance costs, with the processor's vectors written out as in `products.py`. The blocks on the diagonal
+are unrolled, so that nothing above it is computed.
+
+    subtract_squares    out = constant - |F x + shift|²    F lower triangular, packed by `pack_triangles`
+    add_scatter         sums of shares and of shares times x and times x xᵀ
+"""
+
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+from llvmlite import ir
+from numba.core import cgutils
+from numba.extending import intrinsic
+
+from fastgmm.kernels._jit import COMPILED, TILE_ROWS, TILE_STRIDE, VECTOR_BYTES, kernel
+from fastgmm.kernels.products import add_products, make_subtract_strip
+from fastgmm.kernels.vectors import INDEX, Emitter, rest, rows_of, void_intrinsic
+
+# Rows of a block: with four vectors of x, 16 sums fill half of 32 registers, 12 three quarters of 16.
+BLOCK_ROWS = 4 if VECTOR_BYTES == 64 else 3
+_VECTORS = 4
+_STRIP_BYTES = _VECTORS * VECTOR_BYTES
+
+
+def _heights(d: int) -> list[int]:
+    """Rows of each block of a triangle: BLOCK_ROWS, and at the end 2 or 1 or both."""
+    left = d % BLOCK_ROWS
+    return [BLOCK_ROWS] * (d // BLOCK_ROWS) + [height for height in (2, 1) if left & height]
+
+
+@lru_cache(maxsize=32)
+def _packing(d: int) -> np.ndarray:
+    """Where the entries of a packed triangle stand in the matrix: block by block, column by column."""
+    order: list[int] = []
+    first = 0
+    for height in _heights(d):
+        rows = range(first, first + height)
+        order += [row * d + column for column in range(first + height) for row in rows if row >= column]
+        first += height
+    return np.array(order)
+
+
+def pack_triangles(factors: np.ndarray) -> np.ndarray:
+    """Lower triangular matrices (..., d, d) as `subtract_squares` walks them, (..., d (d + 1) / 2)."""
+    d = factors.shape[-1]
+    return factors.reshape(*factors.shape[:-2], d * d)[..., _packing(d)]
+
+
+def unpack_triangles(packed: np.ndarray, d: int) -> np.ndarray:
+    """What `pack_triangles` packed, (..., d, d)."""
+    factors = np.zeros((*packed.shape[:-1], d * d), packed.dtype)
+    factors[..., _packing(d)] = packed
+    return factors.reshape(*packed.shape[:-1], d, d)
+
+
+def _subtract_squares_strip(factor, shift, constant, x, size, out):
+    """out = constant - |F x + shift|² on one strip."""
+    width = _STRIP_BYTES // out.itemsize
+    matrix = unpack_triangles(factor[: size * (size + 1) // 2], size)
+    inner = shift[:size, None] + matrix @ rows_of(x, size, width)
+    out[:width] = constant[0] - (inner**2).sum(axis=0)
+
+
+def _emit_subtract_squares_strip(
+    e: Emitter, factor: ir.Value, shift: ir.Value, constant: ir.Value, x: ir.Value, size: ir.Value, out: ir.Value
+) -> None:
+    b = e.builder
+    totals = [e.variable(e.broadcast(constant, 0)) for _ in range(_VECTORS)]
+    at, first = e.variable(INDEX(0)), e.variable(INDEX(0))
+
+    def block(height: int) -> None:
+        start, row = b.load(at), b.load(first)
+        sums = [[e.variable(e.broadcast(shift, b.add(row, INDEX(r)))) for _ in totals] for r in range(height)]
+
+        def add(coefficient: ir.Value, height: int, column: ir.Value) -> None:
+            # The coefficients stay while one vector of features after the other comes.
+            rows = [e.broadcast(factor, b.add(coefficient, INDEX(r))) for r in range(height)]
+            where = b.mul(column, INDEX(TILE_STRIDE))
+            for v in range(_VECTORS):
+                features = e.load(x, b.add(where, INDEX(v * e.lanes)))
+                for coefficients, sum_ in zip(rows, sums[-height:], strict=True):
+                    e.add_product(coefficients, features, sum_[v])
+
+        with cgutils.for_range(b, row) as loop:
+            add(b.add(start, b.mul(loop.index, INDEX(height))), height, loop.index)
+        diagonal = b.add(start, b.mul(row, INDEX(height)))
+        for r in range(height):
+            add(diagonal, height - r, b.add(row, INDEX(r)))
+            diagonal = b.add(diagonal, INDEX(height - r))
+        for v, total in enumerate(totals):
+            for sum_ in sums:
+                y = b.load(sum_[v])
+                e.add_product(b.fneg(y), y, total)
+        b.store(diagonal, at)
+        b.store(b.add(row, INDEX(height)), first)
+
+    with cgutils.for_range(b, b.udiv(size, INDEX(BLOCK_ROWS))):
+        block(BLOCK_ROWS)
+    left = b.urem(size, INDEX(BLOCK_ROWS))
+    for height in (2, 1):
+        with b.if_then(b.icmp_unsigned("!=", b.and_(left, INDEX(height)), INDEX(0))):
+            block(height)
+    for v, total in enumerate(totals):
+        e.store(b.load(total), out, v * e.lanes)
+
+
+def _make_scatter_block(height: int) -> Any:
+    def scatter_block(x, share, weighted, first, second, stride):
+        """weighted = share x for `height` features x, and their sums and lower triangle of products with x."""
+        features = rows_of(x, height, TILE_ROWS)
+        products = features * share[:TILE_ROWS]
+        rows_of(weighted, height, TILE_ROWS)[:] = products
+        first[:height] += products.sum(axis=1)
+        for r in range(height):
+            second[r * stride : r * stride + r + 1] += features[: r + 1] @ products[r]
+
+    def emit(e, x, share, weighted, first, second, stride):
+        b = e.builder
+        firsts = [e.variable(e.zeros()) for _ in range(height)]
+        seconds = [[e.variable(e.zeros()) for _ in range(r + 1)] for r in range(height)]
+        with cgutils.for_range_slice(b, INDEX(0), INDEX(TILE_ROWS), INDEX(e.lanes), inc=True) as (i, _):
+            places = [b.add(i, INDEX(r * TILE_STRIDE)) for r in range(height)]
+            shares, features = e.load(share, i), [e.load(x, place) for place in places]
+            for r, place in enumerate(places):
+                product = b.fmul(features[r], shares)
+                e.store(product, weighted, place)
+                b.store(b.fadd(b.load(firsts[r]), product), firsts[r])
+                for feature, sum_ in zip(features, seconds[r], strict=False):
+                    e.add_product(product, feature, sum_)
+        e.add_sums([b.load(sum_) for sum_ in firsts], first)
+        for r, sums in enumerate(seconds):
+            e.add_sums([b.load(sum_) for sum_ in sums], e.at(second, b.mul(stride, INDEX(r))))
+
+    def typed(typing_context, x, share, weighted, first, second, stride):
+        return void_intrinsic(emit, x, share, weighted, first, second, stride)
+
+    return intrinsic(typed) if COMPILED else scatter_block
+
+
+if COMPILED:
+
+    @intrinsic
+    def _subtract_squares_strip(typing_context, factor, shift, constant, x, size, out):
+        return void_intrinsic(_emit_subtract_squares_strip, factor, shift, constant, x, size, out)
+
+
+_subtract_strip = make_subtract_strip()
+_scatter_1, _scatter_2, _scatter_most = (_make_scatter_block(height) for height in (1, 2, BLOCK_ROWS))
+
+
+@kernel
+def subtract_squares(factor, shift, constant, x, size, out):
+    """out[i] = constant[0] - |F x_i + shift|² for the `size` features of a tile."""
+    for i in range(0, TILE_ROWS, _STRIP_BYTES // out.itemsize):
+        _subtract_squares_strip(factor, shift, constant, rest(x, i), size, rest(out, i))
+
+
+@kernel
+def subtract_centre(tile, centre, out):
+    """out = x - centre."""
+    for i in range(0, TILE_ROWS, _STRIP_BYTES // tile.itemsize):
+        _subtract_strip(rest(tile, i), centre, centre.size, rest(out, i))
+
+
+@kernel
+def add_scatter(x, size, share, weighted, first, second):
+    """first += Σ_i share_i x_i, and the lower triangle of second (size, size) += Σ_i share_i x_i x_iᵀ.
+
+    `weighted` holds BLOCK_ROWS features.
+    """
+    j = 0
+    while j < size:
+        height = BLOCK_ROWS if size - j >= BLOCK_ROWS else min(2, size - j)
+        features, sums, products = rest(x, j * TILE_STRIDE), rest(first, j), rest(second, j * size + j)
+        if height == BLOCK_ROWS:
+            _scatter_most(features, share, weighted, sums, products, size)
+        elif height == 2:
+            _scatter_2(features, share, weighted, sums, products, size)
+        else:
+            _scatter_1(features, share, weighted, sums, products, size)
+        if j > 0:
+            add_products(weighted, height, x, j, rest(second, j * size), size)
+        j += height
