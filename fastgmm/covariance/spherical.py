@@ -16,7 +16,7 @@ SHARED = False
 
 
 def maximise(statistics: Statistics, prior: Hyperparameters) -> Update:
-    """Parameters that maximise the expected log-likelihood and log-prior, the mean ridge added to the variances."""
+    """Parameters that maximise the expected log-likelihood and log-prior, the ridge added to the variances."""
     statistics = join(statistics, prior, second_moments, stack)
     moved = move(statistics, prior)
     d = moved.means.shape[1]
@@ -24,7 +24,7 @@ def maximise(statistics: Statistics, prior: Hyperparameters) -> Update:
     squares = statistics.second - moved.held * (moved.shifts**2).sum(1)
     variances = squares / (d * (moved.counts + prior.rows))
     jumped = has_jumped(moved.shifts, variances[:, None], moved.means)
-    covariances = variances + prior.ridge.mean()
+    covariances = variances + prior.ridge[0]  # of all features alike
     factors, failed = _factorise(covariances, variance_floors(moved.means).mean(1))
     return Update(Parameters(moved.weights, moved.means, covariances, factors), failed, jumped)
 

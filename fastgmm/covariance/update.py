@@ -48,7 +48,7 @@ class Moved(NamedTuple):
 
 def move(statistics: Statistics, prior: Hyperparameters) -> Moved:
     """New weights and means; the prior has joined the statistics. Without one an empty component keeps its mean."""
-    counts = statistics.weight + SMALLEST_COUNT * min(1.0, float(statistics.weight.sum()))
+    counts = statistics.weight + SMALLEST_COUNT * min(1.0, np.add.reduce(statistics.weight))
     shares = counts + prior.concentration
     held = counts + prior.shrinkage
     shifts = statistics.first / held[:, None]

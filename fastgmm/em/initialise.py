@@ -235,7 +235,7 @@ def _some_rows(source: ArrayRows, k: int, random: np.random.RandomState) -> "_Sa
         rows = source.take(source.draw(_places(most, random)))
         weights = np.full(most, source.total_weight / most)
     order = _order_of(rows)
-    return _Sample(rows[order], weights[order])
+    return _Sample(rows.take(order, axis=0), weights[order])
 
 
 def _places(count: int, random: np.random.RandomState) -> np.ndarray:
@@ -247,7 +247,9 @@ def _order_of(rows: np.ndarray) -> np.ndarray:
     """Ascending order: a start then depends neither on how rows lie nor on how often each does, nor on their units."""
     order = rows[:, 0].argsort()
     ascending = rows[order, 0]
-    return order if (ascending[1:] > ascending[:-1]).all() else np.lexsort(rows.T[::-1])
+    ties = (ascending[1:] == ascending[:-1]).nonzero()[0]
+    alike = len(ties) == 0 or np.array_equal(rows[order[ties]], rows[order[ties + 1]])
+    return order if alike else np.lexsort(rows.T[::-1])
 
 
 class _Sample:
@@ -256,12 +258,15 @@ class _Sample:
     def __init__(self, rows: np.ndarray, weights: np.ndarray) -> None:
         self.rows, self.weights = rows, weights
         self.tiles = distances.pack(rows)
+        self.tile_weights = np.ones(len(self.tiles) * TILE_ROWS)
+        self.tile_weights[: len(rows)] = weights
         self.nearest, self.labels = np.empty((2, len(self.tiles) * TILE_ROWS))
         self.work = np.empty(2 * TILE_ROWS)
 
     def draw(self, places: np.ndarray) -> np.ndarray:
         """Indices of rows; see `ArrayRows.draw`."""
-        return ArrayRows(self.rows, self.weights).draw(places)
+        ends = self.weights.cumsum()
+        return np.minimum(np.searchsorted(ends, places * ends[-1], side="right"), len(ends) - 1)
 
     def assign(self, centres: np.ndarray) -> None:
         """Set every row's label and distance to those of its nearest centre, of `centres` padded."""
@@ -301,12 +306,10 @@ def _seed(sample: _Sample, k: int, random: np.random.RandomState) -> np.ndarray:
     trials += trials % 2  # as cheap as one fewer
     closest = np.zeros(tiles * TILE_ROWS)
     closest[:n] = np.inf
-    weights = np.ones(tiles * TILE_ROWS)
-    weights[:n] = sample.weights
     seeds = np.empty(k, np.int64)
     distances.choose_seeds(
         sample.tiles,
-        weights,
+        sample.tile_weights,
         int(sample.draw(random.uniform(size=1))[0]),
         random.uniform(size=(k - 1, trials)),
         sample.work,
