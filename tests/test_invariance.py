@@ -1,5 +1,7 @@
 """Every kernel leaves mixtures as they are, and faults in kernels are found."""
 
+import dataclasses
+
 import mpmath
 import numpy as np
 import pytest
@@ -7,10 +9,12 @@ import reference_moves as reference
 from test_moves import STRUCTURES, make_mixture, precise_components
 from test_steps import accepts
 
-from fastgmm import Mixture
+from fastgmm import Mixture, sample
 from fastgmm.kernels.moves import unpack
 from fastgmm.mcmc.mixture_proposals import Independence, MixtureLocal, ModeJump
 from fastgmm.mcmc.proposals import Mixed, RandomWalk
+from fastgmm.mcmc.starts import first_densities
+from fastgmm.mcmc.targets import make_target
 from fastgmm.testing import InvarianceReport, InvarianceTest, check_invariance
 
 CHAINS = 20_000
@@ -35,6 +39,27 @@ KERNELS = {
 def test_kernels_leave_mixtures_as_they_are(make, structure, k, d):
     target, other = make_mixture(structure, k, d), make_mixture(structure, max(k, 2), d, seed=1)
     check_invariance(make(other), target, n=CHAINS // 2, seed=0).assert_passed()
+
+
+@pytest.mark.compiled
+@pytest.mark.parametrize("adapt", ["ram", "am"])
+def test_adapted_walks_are_exact_once_they_are_frozen(adapt):
+    """Every chain has learned a factor of its own; then they are put to exact draws."""
+    mixture = make_mixture("full", 3, 2)
+    compiled, size = make_target(mixture, ()), CHAINS // 8
+    learned = sample(mixture, draws=1, chains=size, warmup=200, seed=0, kernel=RandomWalk(adapt=adapt))
+    assert len(np.unique(learned.state.factors[:, 0])) == size
+
+    def step(x, generator):
+        nonlocal learned
+        start = learned.state._replace(position=x, log_density=first_densities(compiled, x))
+        learned = dataclasses.replace(learned, state=start, draws=learned.draws[:, :0], log_density=np.empty((size, 0)))
+        learned = learned.resume(1)
+        return learned.draws[:, 0]
+
+    factors = learned.state.factors
+    check_invariance(step, mixture, n=CHAINS, seed=0).assert_passed()
+    assert (learned.state.factors == factors).all()
 
 
 target, other = make_mixture("full", 3, 2), make_mixture("full", 3, 2, seed=1)
