@@ -1,6 +1,5 @@
 """Mixture: the distribution itself, immutable; what one asks of a density lives here."""
 
-import math
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -10,13 +9,10 @@ from sklearn.utils import check_random_state
 
 from fastgmm.covariance import STRUCTURES, Parameters
 from fastgmm.data import check_points
-from fastgmm.kernels import masked
-from fastgmm.sources import open_rows
+from fastgmm.mixture.completion import complete
+from fastgmm.mixture.evaluation import evaluate
+from fastgmm.mixture.parameters import check_parameters
 from fastgmm.sources.array import RowsOut
-from fastgmm.sources.missing import order_of_patterns
-
-_WEIGHT_TOLERANCE = 1e-8
-_COMPLETED_ROWS = 1 << 16  # rows completed at a time, with their responsibilities and noise
 
 
 class Mixture:
@@ -70,19 +66,7 @@ class Mixture:
     _structure: ModuleType
 
     def __init__(self, weights: Any, means: Any, covariances: Any, covariance_type: str = "full") -> None:
-        if covariance_type not in STRUCTURES:
-            raise ValueError(f"covariance_type must be one of {', '.join(STRUCTURES)}, but got {covariance_type!r}.")
-        weights = _check_weights(_real_array(weights, "weights"))
-        means = _check_means(_real_array(means, "means"), weights.shape[0])
-        covariances = _real_array(covariances, "covariances")
-        _check_covariances(covariances, covariance_type, *means.shape)
-        factors, failed = STRUCTURES[covariance_type].factorise(covariances)
-        if failed >= 0:
-            raise ValueError(
-                f"Not positive-definite is {STRUCTURES[covariance_type].describe(failed)}: "
-                f"{_why_not_positive(covariances, covariance_type, failed)}."
-            )
-        self._set(Parameters(weights, means, covariances, factors), covariance_type)
+        self._set(check_parameters(weights, means, covariances, covariance_type), covariance_type)
 
     def _set(self, parameters: Parameters, covariance_type: str) -> None:
         for name, array in parameters._asdict().items():
@@ -238,7 +222,7 @@ class Mixture:
         array([2., 2.])
         """
         points, leading = check_points(X, self.n_features, allow_missing=True)
-        return self._complete(points, 1, None)[0].reshape(*leading, self.n_features)
+        return complete(self.parameters, self._structure, points, 1, None)[0].reshape(*leading, self.n_features)
 
     def rvs_missing(self, X: Any, n: int = 1, random_state: Any = None) -> np.ndarray:
         """Draw completed copies of points: missing entries from their distribution given the observed entries.
@@ -275,82 +259,12 @@ class Mixture:
         if n < 0:
             raise ValueError(f"n must not be negative, but got {n}.")
         points, leading = check_points(X, self.n_features, allow_missing=True)
-        return self._complete(points, n, _check_random(random_state)).reshape(n, *leading, self.n_features)
+        copies = complete(self.parameters, self._structure, points, n, _check_random(random_state))
+        return copies.reshape(n, *leading, self.n_features)
 
-    def _complete(self, rows: np.ndarray, copies: int, random: Any) -> np.ndarray:
-        """Completed copies (copies, n, d) of checked rows: with draws, or without `random` with conditional means."""
-        out = np.repeat(np.asarray(rows, dtype=np.float64)[None], copies, axis=0)
-        missing = np.isnan(rows)
-        places = np.flatnonzero(missing.any(axis=1))
-        places = places[order_of_patterns(missing[places])]
-        columns = self.factors_dense.swapaxes(1, 2).copy()
-        for start in range(0, len(places), _COMPLETED_ROWS):
-            these = places[start : start + _COMPLETED_ROWS]
-            block = np.asarray(rows[these], dtype=np.float64)
-            shares = self.evaluate(block, responsibilities=True, missing=True).responsibilities
-            noise, filled = np.zeros_like(block), block.copy()
-            bounds = shares.cumsum(axis=1)[:, :-1]
-            for copy in out:
-                if random is not None:
-                    labels = (random.uniform(size=(len(block), 1)) > bounds).sum(axis=1)
-                    shares = np.eye(self.n_components)[labels]
-                    noise = random.standard_normal(size=block.shape)
-                masked.complete_rows(block, shares, noise, self.means.copy(), columns, filled)
-                copy[these] = filled
-        return out
-
-    def evaluate(
-        self,
-        rows: np.ndarray,
-        *,
-        log_likelihoods: bool = False,
-        responsibilities: bool = False,
-        labels: bool = False,
-        single: bool = False,
-        missing: bool = False,
-    ) -> RowsOut:
-        """One pass over checked rows (n, d) that writes what is asked for; float32 suffices if `single`.
-
-        If entries may be `missing`, those that are NaN are integrated out.
-        """
-        if rows.shape[0] == 0:
-            return RowsOut(np.empty(0), np.empty((0, self.n_components)), np.empty(0, np.int64), 0)
-        source = open_rows(rows, missing=missing)
-        wanted = {"log_likelihoods": log_likelihoods, "responsibilities": responsibilities, "labels": labels}
-        # Numba takes arrays that cannot be written for another type, and would compile the pass for them as well.
-        parameters = Parameters(*(part.copy() for part in self.parameters))
-        out = source.map(source.form(self._structure, parameters, single), **wanted)
-        if out.lost:
-            centred = source.centred_form(self._structure, parameters)
-            out = source.map(centred, **wanted)
-            if out.lost:
-                lost = np.flatnonzero(~np.isfinite(source.map(centred, log_likelihoods=True).log_likelihoods))
-                self._repair(out, lost, np.asarray(rows[lost], dtype=np.float64))
-        return out
-
-    def _repair(self, out: RowsOut, lost: np.ndarray, rows: np.ndarray) -> None:
-        """Give `rows`, those at `lost`, whose squared distances overflow, -inf and wholly to the nearest component."""
-        nearest = self._nearest(rows)
-        if out.log_likelihoods.size:
-            out.log_likelihoods[lost] = -np.inf
-        if out.responsibilities.size:
-            out.responsibilities[lost] = np.arange(self.n_components) == nearest[:, None]
-        if out.labels.size:
-            out.labels[lost] = nearest
-
-    def _nearest(self, rows: np.ndarray) -> np.ndarray:
-        """Component at the least Mahalanobis distance, computed in units of each row's own size."""
-        missing = np.isnan(rows)
-        unit = np.maximum(np.nanmax(np.abs(rows), axis=1, keepdims=True), 1.0)
-        factors = self.factors_dense / np.abs(self.factors).max()
-        distances = np.full((len(rows), self.n_components), np.inf)
-        for c in np.flatnonzero(self.weights):
-            scaled = np.where(missing, 0.0, rows / unit - self.means[c] / unit) @ factors[c].T
-            for i in np.flatnonzero(missing.any(axis=1)):
-                basis = np.linalg.qr(factors[c][:, missing[i]])[0]
-                scaled[i] -= basis @ (basis.T @ scaled[i])
-            distances[:, c] = (scaled**2).sum(1)
-        return distances.argmin(1)
+    def evaluate(self, rows: np.ndarray, **wanted: bool) -> RowsOut:
+        """One pass over checked rows (n, d) that writes what is wanted; see `evaluation.evaluate`."""
+        return evaluate(self.parameters, self._structure, rows, **wanted)
 
     def save(self, path: str | Path) -> None:
         """Write to a NumPy .npz file, without pickle."""
@@ -418,62 +332,3 @@ def _read_arrays(path: str | Path) -> dict[str, np.ndarray]:
                 return {name: saved[name] for name in saved.files}
         except Exception as error:  # damaged bytes make zipfile and NumPy raise errors of a dozen kinds
             raise ValueError(f"{path} is not a saved Mixture: {error}.") from None
-
-
-def _real_array(values: Any, name: str) -> np.ndarray:
-    try:
-        array = np.array(values, dtype=np.float64)
-    except (TypeError, ValueError) as error:
-        raise ValueError(f"{name} must be an array of real numbers: {error}") from None
-    if not np.isfinite(array).all():
-        where = tuple(int(i) for i in np.argwhere(~np.isfinite(array))[0])
-        raise ValueError(f"{name} must be finite, but {name}[{', '.join(map(str, where))}] is {array[where]}.")
-    return array
-
-
-def _check_weights(weights: np.ndarray) -> np.ndarray:
-    if weights.ndim != 1 or weights.size == 0:
-        raise ValueError(f"weights must have shape (k,) with k at least 1, but got {weights.shape}.")
-    if (weights < 0).any():
-        c = int(weights.argmin())
-        raise ValueError(f"weights must not be negative, but component {c} has weight {weights[c]:g}.")
-    total = math.fsum(weights)
-    if abs(total - 1.0) > _WEIGHT_TOLERANCE:
-        raise ValueError(f"weights must sum to 1, but sum to {total:.10g}; divide them by their sum.")
-    return weights
-
-
-def _check_means(means: np.ndarray, k: int) -> np.ndarray:
-    if means.ndim != 2 or means.shape[0] != k or means.shape[1] == 0:
-        raise ValueError(f"means must have shape (k, d) with k = {k} as in weights, but got {means.shape}.")
-    return means
-
-
-def _check_covariances(covariances: np.ndarray, covariance_type: str, k: int, d: int) -> None:
-    expected = STRUCTURES[covariance_type].covariances_shape(k, d)
-    if covariances.shape != expected:
-        raise ValueError(
-            f"{covariance_type} covariances of {k} components in {d} features have shape {expected}, "
-            f"but got {covariances.shape}."
-        )
-    if STRUCTURES[covariance_type].MATRICES:
-        _check_symmetric(covariances, covariance_type)
-
-
-def _check_symmetric(covariances: np.ndarray, covariance_type: str) -> None:
-    matrices = covariances if covariances.ndim == 3 else covariances[None]
-    for c, matrix in enumerate(matrices):
-        largest = np.abs(matrix).max()
-        if (np.abs(matrix - matrix.T) > 1e-8 * largest).any():
-            i, j = (int(a) for a in np.unravel_index(np.abs(matrix - matrix.T).argmax(), matrix.shape))
-            raise ValueError(
-                f"Not symmetric is {STRUCTURES[covariance_type].describe(c)}: "
-                f"[{i}, {j}] is {matrix[i, j]:g} and [{j}, {i}] is {matrix[j, i]:g}."
-            )
-
-
-def _why_not_positive(covariances: np.ndarray, covariance_type: str, component: int) -> str:
-    if STRUCTURES[covariance_type].MATRICES:
-        matrix = covariances.reshape(-1, *covariances.shape[-2:])[component]
-        return f"its smallest eigenvalue is {np.linalg.eigvalsh(matrix)[0]:.3g}"
-    return f"its smallest variance is {np.min(covariances[component]):.3g}"

@@ -1,0 +1,68 @@
+"""Passes over checked rows that write what is asked for, also where float64 ends."""
+
+from types import ModuleType
+
+import numpy as np
+
+from fastgmm.covariance import Parameters
+from fastgmm.sources import open_rows
+from fastgmm.sources.array import RowsOut
+
+
+def evaluate(
+    parameters: Parameters,
+    structure: ModuleType,
+    rows: np.ndarray,
+    *,
+    log_likelihoods: bool = False,
+    responsibilities: bool = False,
+    labels: bool = False,
+    single: bool = False,
+    missing: bool = False,
+) -> RowsOut:
+    """One pass over checked rows (n, d) that writes what is asked for; float32 suffices if `single`.
+
+    If entries may be `missing`, those that are NaN are integrated out.
+    """
+    k = len(parameters.means)
+    if rows.shape[0] == 0:
+        return RowsOut(np.empty(0), np.empty((0, k)), np.empty(0, np.int64), 0)
+    source = open_rows(rows, missing=missing)
+    wanted = {"log_likelihoods": log_likelihoods, "responsibilities": responsibilities, "labels": labels}
+    # Numba takes arrays that cannot be written for another type, and would compile the pass for them as well.
+    parameters = Parameters(*(part.copy() for part in parameters))
+    out = source.map(source.form(structure, parameters, single), **wanted)
+    if out.lost:
+        centred = source.centred_form(structure, parameters)
+        out = source.map(centred, **wanted)
+        if out.lost:
+            lost = np.flatnonzero(~np.isfinite(source.map(centred, log_likelihoods=True).log_likelihoods))
+            nearest = _nearest(parameters, structure, np.asarray(rows[lost], dtype=np.float64))
+            _repair(out, lost, nearest)
+    return out
+
+
+def _repair(out: RowsOut, lost: np.ndarray, nearest: np.ndarray) -> None:
+    """Give the rows at `lost`, whose squared distances overflow, -inf and wholly to the nearest component."""
+    if out.log_likelihoods.size:
+        out.log_likelihoods[lost] = -np.inf
+    if out.responsibilities.size:
+        out.responsibilities[lost] = np.arange(out.responsibilities.shape[1]) == nearest[:, None]
+    if out.labels.size:
+        out.labels[lost] = nearest
+
+
+def _nearest(parameters: Parameters, structure: ModuleType, rows: np.ndarray) -> np.ndarray:
+    """Component at the least Mahalanobis distance, computed in units of each row's own size."""
+    weights, means, _, factors = parameters
+    missing = np.isnan(rows)
+    unit = np.maximum(np.nanmax(np.abs(rows), axis=1, keepdims=True), 1.0)
+    scaled_factors = structure.dense(factors, *means.shape) / np.abs(factors).max()
+    distances = np.full((len(rows), len(means)), np.inf)
+    for c in np.flatnonzero(weights):
+        scaled = np.where(missing, 0.0, rows / unit - means[c] / unit) @ scaled_factors[c].T
+        for i in np.flatnonzero(missing.any(axis=1)):
+            basis = np.linalg.qr(scaled_factors[c][:, missing[i]])[0]
+            scaled[i] -= basis @ (basis.T @ scaled[i])
+        distances[:, c] = (scaled**2).sum(1)
+    return distances.argmin(1)
