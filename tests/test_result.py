@@ -92,6 +92,12 @@ def test_summary_warns_once_of_what_never_moved():
     assert "nan" in str(summary)
 
 
+def test_effective_sample_sizes_of_what_never_moved_warn_the_caller():
+    with pytest.warns(RuntimeWarning, match="No chain ever moved") as caught:
+        assert np.isnan(chains_of(np.ones((2, 50, 1))).effective_sample_size()).all()
+    assert [warning.filename for warning in caught] == [__file__]
+
+
 def test_summary_of_few_draws_prints():
     with warnings.catch_warnings():
         warnings.simplefilter("error")

@@ -227,7 +227,7 @@ def test_resuming_with_another_density_is_refused():
         chains.resume(5, target=other)
 
 
-@pytest.mark.parametrize("done", ["ends", "stops"])
+@pytest.mark.parametrize("done", ["ends", "ends by NumPy", "stops"])
 def test_a_callback_may_end_a_run(monkeypatch, done):
     monkeypatch.setattr(run, "_BLOCK_SECONDS", 0.0)
     seen = []
@@ -237,7 +237,7 @@ def test_a_callback_may_end_a_run(monkeypatch, done):
         if progress.draws.shape[1] >= 3:
             if done == "stops":
                 raise StopIteration
-            return True
+            return np.True_ if done == "ends by NumPy" else True
 
     chains = sample(normal, np.zeros(2), 50, warmup=3, seed=0, thin=2, callback=enough)
     whole = sample(normal, np.zeros(2), 50, warmup=3, seed=0, thin=2)
@@ -246,6 +246,13 @@ def test_a_callback_may_end_a_run(monkeypatch, done):
     np.testing.assert_array_equal(chains.draws, whole.draws[:, :n])
     np.testing.assert_array_equal(chains.resume(50 - n).draws, whole.draws)
     assert seen[0][1] and not seen[-1][1] and seen[-1][2] == (4, n, 2)
+
+
+def test_a_callback_is_a_function():
+    with pytest.raises(TypeError, match="callback must be a function of one argument or None, not 3"):
+        sample(normal, np.zeros(2), 5, callback=3)
+    with pytest.raises(TypeError, match="callback must be"):
+        sample(normal, np.zeros(2), 5, warmup=0, seed=0).resume(5, callback="x")
 
 
 def test_a_bar_changes_nothing():

@@ -159,9 +159,9 @@ def test_default_arguments_and_declared_signatures_work():
 
 @compiled_only
 def test_a_declared_signature_that_does_not_fit_is_refused():
-    @numba.njit("float64(float64[:])")
-    def declared(x):
-        return x[0]
+    @numba.njit("float64(float64[:], int64)")
+    def declared(x, power):
+        return x[0] ** power
 
     with pytest.raises(TypeError, match="'declared' does not compile"):
         make_target(declared, (np.zeros(3),))
@@ -201,16 +201,24 @@ def test_a_path_without_return_is_refused():
 
 
 @compiled_only
-def test_plain_functions_are_compiled_and_that_is_said(caplog):
+def test_plain_functions_are_compiled_and_that_is_said(caplog, monkeypatch):
+    monkeypatch.setattr(targets, "_told", False)
+
     def log_density(x):
+        return -x[0]
+
+    def another(x):
         return -x[0]
 
     with caplog.at_level("INFO", logger="fastgmm"):
         made = make_target(log_density, ())
         assert make_target(log_density, ()).address == made.address
+        make_target(another, ())
     assert value_of(made, np.ones(1)) == -1.0
-    assert [record.message for record in caplog.records] == [
-        "The log-density 'log_density' is a plain Python function and was compiled with numba.njit."
+    said = "is a plain Python function and was compiled with numba.njit; so will be others."
+    assert [(record.levelname, record.message) for record in caplog.records] == [
+        ("WARNING", f"The log-density 'log_density' {said}"),  # which is seen also where logging is not set up
+        ("INFO", f"The log-density 'another' {said}"),
     ]
 
 
@@ -257,10 +265,17 @@ def test_a_function_that_does_not_compile_is_explained_in_a_paragraph():
         assert caught.value.__suppress_context__
 
 
-@compiled_only
-def test_a_wrong_number_of_arguments_is_explained():
-    with pytest.raises(TypeError, match=r"'scaled_sum' does not compile .*argument"):
-        make_target(scaled_sum, ())
+@pytest.mark.parametrize(
+    ("density", "args", "vectorized", "said"),
+    [
+        (scaled_sum, (), False, r"takes \(x, argument\) but is called as scaled_sum\(x\), missing .*'argument'"),
+        (scaled_sum, (1, 2), False, r"called as scaled_sum\(x, args\[0\], args\[1\]\), too many"),
+        (scaled_sum, (1,), True, r"called as scaled_sum\(X, out, args\[0\]\), too many .*vectorized=True is for"),
+    ],
+)
+def test_a_wrong_number_of_arguments_is_explained(density, args, vectorized, said):
+    with pytest.raises(TypeError, match=said):
+        make_target(density, args, vectorized)
 
 
 @pytest.mark.parametrize(

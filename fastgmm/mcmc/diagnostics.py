@@ -70,9 +70,7 @@ def effective_sample_size(draws: ArrayLike, kind: str = "bulk", *, prob: float |
     >>> effective_sample_size(independent[:, :, None], "quantile", prob=0.9).shape
     (1,)
     """
-    if kind == "tail" and prob is None:
-        prob = TAIL
-    return _answer(draws, _choose(_EFFECTIVE_SIZES, kind, prob))
+    return _answer(draws, size_of_kind(kind, prob))
 
 
 def rhat(draws: ArrayLike) -> float | np.ndarray:
@@ -195,6 +193,11 @@ def autocorrelation_time(draws: ArrayLike) -> float | np.ndarray:
     True
     """
     return _answer(draws, lambda chains: chains.size / size_for_mean(chains))
+
+
+def size_of_kind(kind: str, prob: float | None) -> Callable[[np.ndarray], float]:
+    """Return the estimate that `effective_sample_size` makes of one dimension."""
+    return _choose(_EFFECTIVE_SIZES, kind, TAIL if kind == "tail" and prob is None else prob)
 
 
 def warn_of_stuck(chains: np.ndarray, stacklevel: int) -> None:

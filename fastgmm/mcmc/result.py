@@ -62,6 +62,16 @@ class Chains:
         Where the chains are, for `resume`.
     origin : Origin or None
         Target and kernel, for `resume`; not saved.
+
+    Examples
+    --------
+    >>> from fastgmm import Mixture, sample
+    >>> target = Mixture([0.5, 0.5], [[0.0], [4.0]], [1.0, 1.0], "spherical")
+    >>> chains = sample(target, draws=1000, chains=2, thin=5, seed=0)
+    >>> chains.draws.shape, chains.flat().shape, chains.moves
+    ((2, 1000, 1), (2000, 1), ('RandomWalk',))
+    >>> bool((chains.mode_occupancy(target).share > 0.3).all())
+    True
     """
 
     draws: np.ndarray
@@ -102,8 +112,20 @@ class Chains:
         -------
         ndarray of shape (dim,)
             See `fastgmm.mcmc.effective_sample_size`. NaN where no chain ever moved.
+
+        Raises
+        ------
+        ValueError
+            If `kind` is unknown; if `prob` is missing, superfluous or outside (0, 1).
+
+        Warns
+        -----
+        RuntimeWarning
+            If a chain never moved; names chains and dimensions.
         """
-        return np.asarray(diagnostics.effective_sample_size(self.draws, kind, prob=prob))
+        estimate = diagnostics.size_of_kind(kind, prob)
+        diagnostics.warn_of_stuck(self.draws, stacklevel=2)
+        return diagnostics.by_dimension(self.draws, estimate)
 
     def summary(self, probs: Sequence[float] = (0.05, 0.5, 0.95)) -> Summary:
         """Tell mean, standard deviation, quantiles and how far to trust them, dimension by dimension.
@@ -148,7 +170,18 @@ class Chains:
         """
         return count_visits(self.draws, mixture)
 
-    def resume(self, draws: int, **options: Any) -> "Chains":
+    def resume(
+        self,
+        draws: int,
+        *,
+        target: Any = None,
+        args: tuple[Any, ...] | None = None,
+        vectorized: bool | None = None,
+        kernel: Any = None,
+        n_jobs: int | None = None,
+        progress: bool = False,
+        callback: Any = None,
+    ) -> "Chains":
         """Let the chains take more draws.
 
         Parameters
@@ -168,11 +201,31 @@ class Chains:
         Raises
         ------
         ValueError
-            If the target or the kernel are not those that the chains were made with.
+            If the target or the kernel are not those that the chains were made with, or not known.
+        Exception
+            As by `sample`.
+
+        Examples
+        --------
+        >>> from fastgmm import Mixture, sample
+        >>> target = Mixture([1.0], [[2.0]], [[[4.0]]])
+        >>> chains = sample(target, draws=100, seed=0).resume(50)
+        >>> bool((chains.draws == sample(target, draws=150, seed=0).draws).all())
+        True
         """
         from fastgmm.mcmc.sample import resume  # which returns a Chains
 
-        return resume(self, draws, **options)
+        return resume(
+            self,
+            draws,
+            target=target,
+            args=args,
+            vectorized=vectorized,
+            kernel=kernel,
+            n_jobs=n_jobs,
+            progress=progress,
+            callback=callback,
+        )
 
     def to_arviz(self) -> Any:
         """Hand the draws to ArviZ.

@@ -150,6 +150,7 @@ def sample(
     thin = _checked_count(thin, "thin", 1)
     workers = min(chains, count_threads(n_jobs))
     _check_steps(warmup, thin, draws)
+    _check_callback(callback)
     if nan not in ("reject", "raise"):
         raise ValueError(f"nan must be 'reject' or 'raise', not {nan!r}.")
     kernel = _checked_kernel(kernel, proposal_cov, warmup)
@@ -199,6 +200,7 @@ def resume(
 ) -> Chains:
     """Let chains take so many more draws; what `Chains.resume` does."""
     draws = _checked_count(draws, "draws", 1)
+    _check_callback(callback)
     state = before.state
     if state is None:
         raise ValueError("These chains do not know where they were left; only results of `sample` can be resumed.")
@@ -297,9 +299,10 @@ def _take_all(
             return False
         there = 0 if warming_up else run.kept
         try:
-            return bool(callback(Progress(done, total, warming_up, kept[:, :there], densities[:, :there])) is True)
+            answer = callback(Progress(done, total, warming_up, kept[:, :there], densities[:, :there]))
         except StopIteration:
             return True
+        return isinstance(answer, (bool, np.bool_)) and bool(answer)
 
     warm_draws, warm_densities = np.empty((chains, warm, dimensions)), np.empty((chains, warm))
     draws = np.empty((chains, schedule.draws, dimensions))
@@ -351,6 +354,11 @@ def _checked_count(value: Any, name: str, least: int) -> int:
 def _check_steps(warmup: int, thin: int, draws: int) -> None:
     if warmup + thin * draws >= 2**63:
         raise ValueError(f"warmup + thin * draws = {warmup + thin * draws} steps; a chain counts at most 2**63 - 1.")
+
+
+def _check_callback(callback: Any) -> None:
+    if callback is not None and not callable(callback):
+        raise TypeError(f"callback must be a function of one argument or None, not {callback!r}.")
 
 
 def _checked_kernel(kernel: Any, proposal_cov: ArrayLike | None, warmup: int) -> Kernel:

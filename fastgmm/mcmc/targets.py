@@ -1,6 +1,7 @@
 """From a user's log-density, or a `Mixture`, to the one kind of function that the loop over chains calls."""
 
 import functools
+import inspect
 import logging
 import math
 import re
@@ -25,6 +26,7 @@ logger = logging.getLogger("fastgmm")
 # What Numba computes with: no halves, long doubles, objects, text or dates.
 _DTYPES = frozenset(np.dtype(code) for code in "?bhilqBHILQfdFD")
 _MOST_REASON = 600  # characters of Numba's explanation that are shown
+_told = False  # that plain functions are compiled
 
 
 class Target(NamedTuple):
@@ -88,14 +90,26 @@ def _compiled(target: Any) -> Any:
             f"The target {name!r} is of type {type(target).__name__}, which Numba does not compile; write it as a "
             "Python function of a 1-D array."
         ) from None
-    logger.info("The log-density %r is a plain Python function and was compiled with numba.njit.", name)
+    _tell(name)
     return compiled
+
+
+def _tell(name: str) -> None:
+    """Say that a function was compiled: on standard error the first time, unless logging is set up otherwise."""
+    global _told
+    logger.log(
+        logging.INFO if _told else logging.WARNING,
+        "The log-density %r is a plain Python function and was compiled with numba.njit; so will be others.",
+        name,
+    )
+    _told = True
 
 
 def _plain_target(target: Any, values: tuple[Any, ...], vectorized: bool) -> Target:
     """Close over the arguments: without compilation there is nothing to pack."""
     function = getattr(target, "py_func", target)
     name = function_name(function)
+    _check_count(function, name, len(values), vectorized)
 
     def one(x: np.ndarray) -> Any:
         return function(x, *values)
@@ -172,10 +186,11 @@ def _compile_checked(target: Any) -> Any:
 
 def _checked_signature(target: Any, name: str, argument_types: Any, vectorized: bool) -> Any:
     """Compile the user's function and return its types; refuse what it returns if it is not a real number."""
+    given = (*point_types(vectorized), *argument_types)
+    _check_count(target.py_func, name, len(argument_types), vectorized)
     context = cpu_target.typing_context
     context.refresh()
     try:
-        given = (*point_types(vectorized), *argument_types)
         signature = context.resolve_function_type(types.Dispatcher(target), given, {})
     except Exception as error:  # Numba's own, and others, such as TypeError where the number of arguments is wrong
         raise TypeError(_compile_message(name, error, vectorized)) from None
@@ -186,6 +201,20 @@ def _checked_signature(target: Any, name: str, argument_types: Any, vectorized: 
     if not vectorized and not isinstance(returned, (types.Float, types.Integer, types.IntegerLiteral)):
         raise TypeError(_return_message(name, str(returned)))
     return signature
+
+
+def _check_count(function: Any, name: str, further: int, vectorized: bool) -> None:
+    """Refuse a function that does not take so many further arguments."""
+    given = (*(("X", "out") if vectorized else ("x",)), *(f"args[{i}]" for i in range(further)))
+    parameters = inspect.signature(function)
+    try:
+        parameters.bind(*given)
+    except TypeError as error:
+        call = ", ".join(given)
+        raise TypeError(
+            f"The log-density {name!r} takes {parameters} but is called as {name}({call}), {error}: what it needs "
+            f"besides x belongs into args, and vectorized=True is for one that is written as {name}(X, out, *args)."
+        ) from None
 
 
 def _return_message(name: str, returned: str) -> str:
