@@ -128,6 +128,12 @@ def exp(x: float) -> float:
     -----
     x = n log 2 + r with |r| <= log(2) / 2 (Cody and Waite, *Software Manual for the Elementary Functions*, 1980) and a
     polynomial in r. 2**n is multiplied in two halves: neither overflows, and only the second can round.
+
+    Examples
+    --------
+    >>> from fastgmm.math import exp
+    >>> exp(0.0), exp(-1e300), exp(1e300)
+    (1.0, 0.0, inf)
     """
     x = float(np.float64(x))
     n, r, _ = _reduce(x)
@@ -157,6 +163,12 @@ def expm1(x: float) -> float:
     -----
     As `exp`, with e**x - 1 = (2**n - 1) + 2**n r + 2**n (e**r - 1 - r). The first sum's rounding error is computed
     (Dekker 1971) and joins the last term. All is halved until the end: 2**1024 is no float64.
+
+    Examples
+    --------
+    >>> from fastgmm.math import expm1
+    >>> expm1(1e-20), expm1(-1e300)
+    (1e-20, -1.0)
     """
     x = float(np.float64(x))
     n, r, high = _reduce(-40.0 if x < -40.0 else x)
@@ -219,6 +231,12 @@ def log(x: float) -> float:
     Notes
     -----
     The method and the coefficients are those of the freely distributable mathematics library (Sun Microsystems, 1993).
+
+    Examples
+    --------
+    >>> from fastgmm.math import log
+    >>> log(1.0), log(0.0), log(-1.0)
+    (0.0, -inf, nan)
     """
     x = float(np.float64(x))
     subnormal = x < _SMALLEST_NORMAL
@@ -246,6 +264,12 @@ def log1p(x: float) -> float:
     Notes
     -----
     The logarithm of u = 1 + x, rounded, and what the rounding lost divided by u (Sun Microsystems, 1993).
+
+    Examples
+    --------
+    >>> from fastgmm.math import log1p
+    >>> log1p(1e-20), log1p(-1.0)
+    (1e-20, -inf)
     """
     x = float(np.float64(x))
     u = 1.0 + x
@@ -273,6 +297,12 @@ def sqrt(x: float) -> float:
     -------
     float
         Correctly rounded; NaN for negative numbers, no exception is raised. Of -0.0 it is -0.0.
+
+    Examples
+    --------
+    >>> from fastgmm.math import sqrt
+    >>> sqrt(2.25), sqrt(-1.0)
+    (1.5, nan)
     """
     x = float(np.float64(x))
     return math.sqrt(x) if x >= 0.0 else _NAN
@@ -296,6 +326,12 @@ def logaddexp(a: float, b: float) -> float:
     Notes
     -----
     max(a, b) + log1p(exp(-abs(a - b))), as in NumPy.
+
+    Examples
+    --------
+    >>> from fastgmm.math import logaddexp
+    >>> round(logaddexp(-10_000.0, -10_000.0), 9)
+    -9999.306852819
     """
     a, b = float(np.float64(a)), float(np.float64(b))
     larger = a if a > b else b

@@ -31,7 +31,7 @@ class Move(NamedTuple):
 
 
 class Kernel(Protocol):
-    """What `sample` asks of a kernel."""
+    """What `sample` asks of a kernel, which moves every chain by itself; `run.Run` says where others will join."""
 
     def prepare(self, dimensions: int) -> tuple[Move, ...]:
         """Check against the number of dimensions, compile or load what is needed, and return the moves."""
@@ -122,6 +122,18 @@ class Mixed:
     References
     ----------
     Tierney (1994), Markov chains for exploring posterior distributions. Annals of Statistics 22, 1701-1728.
+
+    Examples
+    --------
+    >>> from fastgmm import Mixture, sample
+    >>> from fastgmm.mcmc import Independence, Mixed, RandomWalk
+    >>> target = Mixture([0.5, 0.5], [[0.0], [30.0]], [1.0, 4.0], "spherical")
+    >>> kernel = Mixed([(RandomWalk(), 3), (Independence(target), 1)])
+    >>> kernel.weights
+    (0.75, 0.25)
+    >>> chains = sample(target, draws=500, seed=0, kernel=kernel)
+    >>> chains.moves, chains.acceptance_rate.shape
+    (('RandomWalk', 'Independence'), (4, 2))
     """
 
     kernels: Any

@@ -92,7 +92,12 @@ def _triangle(factor: Any) -> np.ndarray:
 class Run:
     """Chains on their way: `take` lets all of them step on together.
 
-    All groups take a block before any takes the next, so that between blocks every chain is at the same step.
+    All groups take a block before any takes the next, so that between blocks every chain is at the same step. That is
+    where kernels join which move chains by one another, such as differential evolution or swaps of parallel tempering:
+    groups are no populations, as they depend on the threads. What such a kernel needs is its period, at whose
+    multiples `take` has to end a block, a function from one `State` to the next, and a generator of its own, in
+    `State` beside `schedule`. Tempered chains need one number a lane more in `Group`, by which `settle` multiplies the
+    difference of log-densities.
     """
 
     def __init__(self, target: Target, moves: Sequence[Move], state: State, workers: int, patient: bool) -> None:
