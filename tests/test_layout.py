@@ -33,6 +33,9 @@ VERBS = {
     "covariances_from_factors": ("factors",),
     "transpose_factors": ("factors",),
     "extremes": ("covariances",),
+    "ridge_share": ("factors", "ridge"),
+    "to_vector": ("parameters", "origin"),
+    "from_vector": ("vector", "origin"),
     "dense": ("values", "k", "d"),
 }
 
@@ -66,7 +69,7 @@ def test_structures_offer_the_same_names(name):
         for key, value in vars(module).items()
         if not key.startswith("_") and inspect.isfunction(value) and value.__module__ == module.__name__
     }
-    assert own - {"factorise_all"} == set(VERBS)
+    assert own - {"factorise_all", "factor_coordinates", "factors_at"} == set(VERBS)
     for verb, parameters in VERBS.items():
         assert tuple(inspect.signature(getattr(module, verb)).parameters)[: len(parameters)] == parameters
         assert inspect.getdoc(getattr(module, verb))

@@ -1,14 +1,25 @@
 """Diag: every component has a variance per feature. Covariances and factors have shape (k, d)."""
 
+import math
 from typing import Any
 
 import numpy as np
 
 from fastgmm.covariance.prior import Hyperparameters, join
-from fastgmm.covariance.update import Parameters, Update, has_jumped, move, variance_floors
+from fastgmm.covariance.update import (
+    Parameters,
+    Update,
+    exp_near,
+    has_jumped,
+    move,
+    share_coordinates,
+    shares_from,
+    variance_floors,
+)
 from fastgmm.kernels import centred, expanded, masked
 from fastgmm.statistics import Statistics
 
+_ROOT_2 = math.sqrt(2.0)
 # Whether a covariance is a matrix, which must be symmetric.
 MATRICES = False
 # Whether all components share one.
@@ -109,6 +120,11 @@ def transpose_factors(factors: np.ndarray) -> np.ndarray:
     return factors.copy()
 
 
+def ridge_share(factors: np.ndarray, ridge: np.ndarray) -> np.ndarray:
+    """Share of `ridge` (d,) in each component's variance, along the axis where it is largest, (k,): 1 on the floor."""
+    return (factors**2 * ridge).max(axis=1)
+
+
 def extremes(covariances: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Least and largest variance of each component along any axis, (k,) each."""
     return covariances.min(axis=1), covariances.max(axis=1)
@@ -117,3 +133,20 @@ def extremes(covariances: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 def dense(values: np.ndarray, k: int, d: int) -> np.ndarray:
     """Covariances or factors as matrices, (k, d, d)."""
     return values[:, :, None] * np.eye(d)
+
+
+def to_vector(parameters: Parameters, origin: Parameters) -> np.ndarray:
+    """Coordinates about `origin`, where they are zero; see `share_coordinates`."""
+    weights, scale = share_coordinates(parameters.weights, origin.weights)
+    shifts = origin.factors * (parameters.means - origin.means)
+    widths = _ROOT_2 * np.log(parameters.factors / origin.factors)
+    return np.concatenate([weights, (scale[:, None] * np.hstack([shifts, widths])).ravel()])
+
+
+def from_vector(vector: np.ndarray, origin: Parameters) -> Parameters:
+    """Parameters that have these coordinates about `origin`."""
+    k = len(origin.weights)
+    weights, scale = shares_from(vector[:k], origin.weights)
+    shifts, widths = np.hsplit(vector[k:].reshape(k, -1) / scale[:, None], 2)
+    factors = origin.factors * exp_near(widths / _ROOT_2)
+    return Parameters(weights, origin.means + shifts / origin.factors, covariances_from_factors(factors), factors)

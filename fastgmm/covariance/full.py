@@ -1,16 +1,27 @@
 """Full: every component has a covariance matrix of its own. Covariances and factors have shape (k, d, d)."""
 
+import math
 from typing import Any
 
 import numpy as np
 
 from fastgmm.covariance.prior import Hyperparameters, join
-from fastgmm.covariance.update import SMALLEST_COUNT, Parameters, Update, is_jump, variance_floor
+from fastgmm.covariance.update import (
+    SMALLEST_COUNT,
+    Parameters,
+    Update,
+    exp_near,
+    is_jump,
+    share_coordinates,
+    shares_from,
+    variance_floor,
+)
 from fastgmm.kernels import masked, triangular
 from fastgmm.kernels._jit import kernel
 from fastgmm.kernels.linalg import cholesky, invert_lower
 from fastgmm.statistics import Statistics
 
+_ROOT_2 = math.sqrt(2.0)
 # Whether a covariance is a matrix, which must be symmetric.
 MATRICES = True
 # Whether all components share one.
@@ -148,6 +159,14 @@ def transpose_factors(factors: np.ndarray) -> np.ndarray:
     return factors.swapaxes(1, 2).copy()
 
 
+def ridge_share(factors: np.ndarray, ridge: np.ndarray) -> np.ndarray:
+    """Share of `ridge` (d,) in each component's variance, along the axis where it is largest, (k,): 1 on the floor."""
+    # |F diag(√ridge)|² in the spectral norm; Frobenius' is cheap, no less, and mostly says enough.
+    scaled = factors * np.sqrt(ridge)
+    bounds = (scaled**2).sum(axis=(1, 2))
+    return bounds if bounds.max() < 0.5 else np.linalg.norm(scaled, 2, axis=(1, 2)) ** 2
+
+
 def extremes(covariances: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Least and largest variance of each component along any axis, (k,) each."""
     variances = np.linalg.eigvalsh(covariances)
@@ -157,3 +176,37 @@ def extremes(covariances: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 def dense(values: np.ndarray, k: int, d: int) -> np.ndarray:
     """Covariances or factors as matrices, (k, d, d)."""
     return values
+
+
+def to_vector(parameters: Parameters, origin: Parameters) -> np.ndarray:
+    """Coordinates about `origin`, where they are zero; see `share_coordinates`."""
+    weights, scale = share_coordinates(parameters.weights, origin.weights)
+    shifts = origin.factors @ (parameters.means - origin.means)[:, :, None]
+    shapes = factor_coordinates(parameters.factors, origin.factors)
+    return np.concatenate([weights, (scale[:, None, None] * np.concatenate([shifts, shapes], axis=2)).ravel()])
+
+
+def from_vector(vector: np.ndarray, origin: Parameters) -> Parameters:
+    """Parameters that have these coordinates about `origin`."""
+    k, d = origin.means.shape
+    weights, scale = shares_from(vector[:k], origin.weights)
+    shifts, shapes = np.split(vector[k:].reshape(k, d, d + 1) / scale[:, None, None], [1], axis=2)
+    means = origin.means + np.linalg.solve(origin.factors, shifts)[:, :, 0]
+    factors = factors_at(shapes, origin.factors)
+    return Parameters(weights, means, covariances_from_factors(factors), factors)
+
+
+def factor_coordinates(factors: np.ndarray, origin: np.ndarray) -> np.ndarray:
+    """Coordinates of factors F = E F₀ about F₀: E_ij below the diagonal and √2 log E_jj on it; all (..., d, d)."""
+    shapes = np.tril(factors @ np.linalg.inv(origin))
+    diagonals = np.einsum("...jj->...j", shapes)
+    diagonals[:] = _ROOT_2 * np.log(diagonals)
+    return shapes
+
+
+def factors_at(coordinates: np.ndarray, origin: np.ndarray) -> np.ndarray:
+    """Factors that have these coordinates about F₀."""
+    shapes = np.tril(coordinates)
+    diagonals = np.einsum("...jj->...j", shapes)
+    diagonals[:] = exp_near(diagonals / _ROOT_2)
+    return shapes @ origin

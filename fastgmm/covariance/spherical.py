@@ -1,11 +1,21 @@
 """Spherical: every component has one variance. Covariances and factors have shape (k,)."""
 
+import math
 from typing import Any
 
 import numpy as np
 
 from fastgmm.covariance.prior import Hyperparameters, join
-from fastgmm.covariance.update import Parameters, Update, has_jumped, move, variance_floors
+from fastgmm.covariance.update import (
+    Parameters,
+    Update,
+    exp_near,
+    has_jumped,
+    move,
+    share_coordinates,
+    shares_from,
+    variance_floors,
+)
 from fastgmm.kernels import centred, expanded, masked
 from fastgmm.statistics import Statistics
 
@@ -111,6 +121,11 @@ def transpose_factors(factors: np.ndarray) -> np.ndarray:
     return factors.copy()
 
 
+def ridge_share(factors: np.ndarray, ridge: np.ndarray) -> np.ndarray:
+    """Share of `ridge` (d,) in each component's variance, along the axis where it is largest, (k,): 1 on the floor."""
+    return factors**2 * ridge.mean()
+
+
 def extremes(covariances: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Least and largest variance of each component along any axis, (k,) each."""
     return covariances, covariances
@@ -119,3 +134,21 @@ def extremes(covariances: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 def dense(values: np.ndarray, k: int, d: int) -> np.ndarray:
     """Covariances or factors as matrices, (k, d, d)."""
     return values[:, None, None] * np.eye(d)
+
+
+def to_vector(parameters: Parameters, origin: Parameters) -> np.ndarray:
+    """Coordinates about `origin`, where they are zero; see `share_coordinates`."""
+    weights, scale = share_coordinates(parameters.weights, origin.weights)
+    shifts = origin.factors[:, None] * (parameters.means - origin.means)
+    widths = math.sqrt(2 * shifts.shape[1]) * np.log(parameters.factors / origin.factors)
+    return np.concatenate([weights, (scale[:, None] * shifts).ravel(), scale * widths])
+
+
+def from_vector(vector: np.ndarray, origin: Parameters) -> Parameters:
+    """Parameters that have these coordinates about `origin`."""
+    k, d = origin.means.shape
+    weights, scale = shares_from(vector[:k], origin.weights)
+    shifts = vector[k:-k].reshape(k, d) / scale[:, None]
+    factors = origin.factors * exp_near(vector[-k:] / scale / math.sqrt(2 * d))
+    means = origin.means + shifts / origin.factors[:, None]
+    return Parameters(weights, means, covariances_from_factors(factors), factors)

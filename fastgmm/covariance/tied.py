@@ -6,7 +6,15 @@ import numpy as np
 
 from fastgmm.covariance import full
 from fastgmm.covariance.prior import Hyperparameters, join
-from fastgmm.covariance.update import Parameters, Update, has_jumped, move, variance_floors
+from fastgmm.covariance.update import (
+    Parameters,
+    Update,
+    has_jumped,
+    move,
+    share_coordinates,
+    shares_from,
+    variance_floors,
+)
 from fastgmm.kernels import centred, expanded, masked
 from fastgmm.statistics import Statistics
 
@@ -108,6 +116,11 @@ def transpose_factors(factors: np.ndarray) -> np.ndarray:
     return factors.T.copy()
 
 
+def ridge_share(factors: np.ndarray, ridge: np.ndarray) -> np.ndarray:
+    """Share of `ridge` (d,) in the variance, along the axis where it is largest, (1,): 1 on the floor."""
+    return full.ridge_share(factors[None], ridge)
+
+
 def extremes(covariances: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Least and largest variance of all components along any axis, (1,) each."""
     return full.extremes(covariances[None])
@@ -116,3 +129,21 @@ def extremes(covariances: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 def dense(values: np.ndarray, k: int, d: int) -> np.ndarray:
     """Covariances or factors as matrices, (k, d, d)."""
     return np.broadcast_to(values, (k, d, d))
+
+
+def to_vector(parameters: Parameters, origin: Parameters) -> np.ndarray:
+    """Coordinates about `origin`, where they are zero; see `share_coordinates`."""
+    weights, scale = share_coordinates(parameters.weights, origin.weights)
+    shifts = scale[:, None] * ((parameters.means - origin.means) @ origin.factors.T)
+    shape = full.factor_coordinates(parameters.factors, origin.factors)
+    return np.concatenate([weights, shifts.ravel(), shape.ravel()])
+
+
+def from_vector(vector: np.ndarray, origin: Parameters) -> Parameters:
+    """Parameters that have these coordinates about `origin`."""
+    k, d = origin.means.shape
+    weights, scale = shares_from(vector[:k], origin.weights)
+    shifts = vector[k : k + k * d].reshape(k, d) / scale[:, None]
+    means = origin.means + np.linalg.solve(origin.factors, shifts.T).T
+    factors = full.factors_at(vector[k + k * d :].reshape(d, d), origin.factors)
+    return Parameters(weights, means, covariances_from_factors(factors), factors)

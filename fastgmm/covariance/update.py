@@ -10,7 +10,10 @@ from fastgmm.statistics import Statistics
 
 # A mean that moved by δ costs the digits of δ² / variance when the moments are shifted; beyond this they are retaken.
 _LARGEST_MOVE = 1e4
+# No coordinate goes farther than this, in logarithms: exponentials stay finite.
+_FARTHEST = 100.0
 _EPS = float(np.finfo(np.float64).eps)
+_TINY = float(np.finfo(np.float64).tiny)
 # Rows that every component has at least, so that counts can divide; of weights that sum to less, a share.
 SMALLEST_COUNT = 10 * _EPS
 
@@ -76,3 +79,29 @@ def has_jumped(shifts: np.ndarray, variances: np.ndarray, means: np.ndarray) -> 
     """Whether `is_jump` holds for any of them."""
     noise = (8 * _EPS * means) ** 2
     return bool((shifts**2 > _LARGEST_MOVE * np.maximum(variances, 0.0) + noise).any())
+
+
+def share_coordinates(weights: np.ndarray, origin: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Coordinates of weights about those of `origin`, and the scale (k,) of all that belongs to each component.
+
+    Every structure's `to_vector` measures from `origin` in its own units: log-ratios of weights, means in widths, and
+    logarithms of factors' diagonals, so that any vector is of a mixture. It is scaled by the information of complete
+    data: to second order |x|² is twice the Kullback-Leibler divergence of weights and components together. In that
+    metric the rate of EM is symmetric, and units of the features do not matter.
+    """
+    floored = np.maximum(origin, _TINY)
+    scale = np.sqrt(floored)
+    return scale * np.log(np.maximum(weights, _TINY) / floored), scale
+
+
+def shares_from(coordinates: np.ndarray, origin: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Weights with these coordinates, but for a common factor, and the scale as before."""
+    floored = np.maximum(origin, _TINY)
+    scale = np.sqrt(floored)
+    shares = floored * exp_near(coordinates / scale)
+    return shares / shares.sum(), scale
+
+
+def exp_near(logarithms: np.ndarray) -> np.ndarray:
+    """Exponentials that are neither zero nor infinite."""
+    return np.exp(np.clip(logarithms, -_FARTHEST, _FARTHEST))

@@ -9,12 +9,14 @@ import numpy as np
 
 from fastgmm.covariance import Hyperparameters, Parameters, Update
 from fastgmm.covariance.prior import log_density
+from fastgmm.em.accelerate import PACES, Pace
 from fastgmm.sources import ArrayRows
 from fastgmm.statistics import Statistics
 
 # Told after every step of (iteration, parameters before the step, their log-likelihood per row, its change); True to
 # stop there.
 OnStep = Callable[[int, Parameters, float, float], bool]
+_ROUNDING = 1e-6  # of a share of 1
 
 
 @dataclass(frozen=True)
@@ -26,6 +28,8 @@ class Run:
     outcome: str = "max_iter"  # or "converged", "stopped", "interrupted", "failed"
     failure: str = ""  # where and why, of one that failed
     log_likelihood: float = -math.inf  # per row, of `parameters`
+    passes: int = 0  # over the rows that steps took, those that led nowhere included
+    saved: float = 0.0  # about how many more they would have been without acceleration
 
     @property
     def n_iter(self) -> int:
@@ -47,6 +51,7 @@ def run(
     prior: Hyperparameters,
     max_iter: int,
     before: float = -math.inf,
+    acceleration: str | None = None,
     on_step: OnStep | None = None,
 ) -> Run:
     """Follow EM from `start` until the log-likelihood per row changes by less than `tol`.
@@ -67,37 +72,55 @@ def run(
         What joins the statistics when they are maximised.
     before : float
         Log-likelihood per row before the first step, when an earlier run is continued.
+    acceleration : str or None
+        A key of `accelerate.PACES`.
     on_step : callable, optional
         Called as on_step(iteration, parameters, log_likelihood, change) after every step; if True, it is the last.
     """
-    parameters, previous = start, before
+    reached = point = start
+    previous, outcome, passes = before, "max_iter", 0
     log_likelihoods: list[float] = []
-    outcome = "max_iter"
+    pace = _pace(acceleration, start, structure, prior)
     try:
-        for iteration in range(1, max_iter + 1):
-            statistics = expect(source, parameters, structure)
-            if statistics.lost:
-                return _failed(parameters, log_likelihoods, _describe_lost(iteration, statistics.lost))
-            update = maximise(source, statistics, parameters, structure, prior)
-            if update.failed >= 0:
-                return _failed(parameters, log_likelihoods, _describe_failed(iteration, update.failed, structure))
-            log_posterior = statistics.log_likelihood + log_density(prior, parameters, structure)
-            log_likelihood = log_posterior / source.total_weight
+        while passes < max_iter:
+            passes += 1
+            log_likelihood, update, fault = step(source, point, structure, prior)
+            leapt = pace.leapt
+            if leapt and (fault or log_likelihood < previous):
+                point = pace.retreat()
+                continue
+            if fault:
+                return Run(reached, log_likelihoods, "failed", f"iteration {passes}: {fault}", passes=passes)
             log_likelihoods.append(log_likelihood)
             change, previous = log_likelihood - previous, log_likelihood
-            stepped_from, parameters = parameters, update.parameters
-            stop = on_step is not None and on_step(iteration, stepped_from, log_likelihood, change)
-            if abs(change) < tol:
+            reached = update.parameters
+            stop = on_step is not None and on_step(passes, point, log_likelihood, change)
+            if abs(change) < tol and not leapt:
                 outcome = "converged"
                 break
             if stop:
                 outcome = "stopped"
                 break
+            point = pace.go_on(reached)
     except KeyboardInterrupt:
         outcome = "interrupted"
-    last = expect(source, parameters, structure)
+    last = expect(source, reached, structure)
     final = -math.inf if last.lost else last.log_likelihood / source.total_weight
-    return Run(parameters, log_likelihoods, outcome, log_likelihood=final)
+    return Run(reached, log_likelihoods, outcome, log_likelihood=final, passes=passes, saved=pace.saved)
+
+
+def step(
+    source: ArrayRows, parameters: Parameters, structure: ModuleType, prior: Hyperparameters
+) -> tuple[float, Update, str]:
+    """The objective per row at `parameters`, where EM leads from there, and what is wrong with that."""
+    statistics = expect(source, parameters, structure)
+    if statistics.lost:
+        fault = f"squared distances of {statistics.lost} rows to every component overflow"
+        return -math.inf, Update(parameters, -1, False), fault
+    update = maximise(source, statistics, parameters, structure, prior)
+    log_posterior = statistics.log_likelihood + log_density(prior, parameters, structure)
+    fault = "" if update.failed < 0 else f"{structure.describe(update.failed)} is not positive-definite"
+    return log_posterior / source.total_weight, update, fault
 
 
 def expect(source: ArrayRows, parameters: Parameters, structure: ModuleType) -> Statistics:
@@ -121,13 +144,12 @@ def maximise(
     return update
 
 
-def _failed(parameters: Parameters, log_likelihoods: list[float], failure: str) -> Run:
-    return Run(parameters, log_likelihoods, "failed", failure)
+def _pace(
+    acceleration: str | None, start: Parameters, structure: ModuleType, prior: Hyperparameters
+) -> Pace[Parameters]:
+    def from_vector(vector: np.ndarray, origin: Parameters) -> Parameters | None:
+        point: Parameters = structure.from_vector(vector, origin)
+        # EM leads nowhere below the ridge, where the likelihood has no bound.
+        return point if structure.ridge_share(point.factors, prior.ridge).max() <= 1.0 + _ROUNDING else None
 
-
-def _describe_lost(iteration: int, lost: int) -> str:
-    return f"iteration {iteration}: squared distances of {lost} rows to every component overflow"
-
-
-def _describe_failed(iteration: int, component: int, structure: ModuleType) -> str:
-    return f"iteration {iteration}: {structure.describe(component)} is not positive-definite"
+    return PACES[acceleration](start, structure.to_vector, from_vector)

@@ -13,7 +13,7 @@ from fastgmm.em.engine import Run
 from fastgmm.table import format_table
 
 _EPS = float(np.finfo(np.float64).eps)
-_ON_FLOOR = 1e-6  # of the floor, above it
+_ON_FLOOR = 1e-6  # of the ridge, above it
 # Components whose densities differ by less on average, in nats and summed over both, are one: so do two of the same
 # shape whose means are 3 % of a standard deviation apart.
 _DUPLICATE_DIVERGENCE = 1e-3
@@ -35,7 +35,11 @@ class StartReport:
     log_likelihood : float
         Mean log-likelihood per row, in nats, of the parameters it ended with, as `score` has it; -inf if it failed.
     iterations : int
-        EM iterations taken.
+        EM iterations taken, as `n_iter_`.
+    passes : int
+        Passes over the rows that these took; with acceleration, those that led nowhere included.
+    passes_saved : float
+        About how many more they would have been without acceleration, from the lengths of its leaps.
     seconds : float
         Time it took, with the search for its parameters.
     outcome : {"converged", "max_iter", "stopped", "interrupted", "failed"}
@@ -46,6 +50,8 @@ class StartReport:
 
     log_likelihood: float
     iterations: int
+    passes: int
+    passes_saved: float
     seconds: float
     outcome: str
     failure: str
@@ -53,7 +59,7 @@ class StartReport:
     @classmethod
     def of(cls, run: Run, seconds: float) -> "StartReport":
         """Report of a run that took `seconds`."""
-        return cls(run.log_likelihood, run.n_iter, seconds, run.outcome, run.failure)
+        return cls(run.log_likelihood, run.n_iter, run.passes, run.saved, seconds, run.outcome, run.failure)
 
 
 @dataclass(frozen=True)
@@ -104,22 +110,23 @@ class FitReport:
     _covariance_type: str
     _n_rows: float
     _total_weight: float
-    _floor: float
+    _ridge: np.ndarray
 
     @functools.cached_property
     def components(self) -> tuple[ComponentReport, ...]:
         """What is to be said of each component of the best start."""
-        weights, means, covariances, _ = self._parameters
+        weights, means, covariances, factors = self._parameters
         structure = STRUCTURES[self._covariance_type]
         least, largest = (np.broadcast_to(values, len(weights)) for values in structure.extremes(covariances))
-        on_floor = least - self._floor <= np.maximum(_ON_FLOOR * self._floor, 8 * _EPS * largest)
+        condition = largest / least
+        on_floor = structure.ridge_share(factors, self._ridge) >= 1.0 - np.maximum(_ON_FLOOR, 8 * _EPS * condition)
         empty = is_empty(weights, self._n_rows)
         firsts = dict(find_duplicates(self._parameters, structure, ~empty))
         return tuple(
             ComponentReport(
                 float(weights[c]),
                 float(weights[c] * self._total_weight),
-                float(largest[c] / least[c]),
+                float(condition[c]),
                 bool(on_floor[c]),
                 bool(empty[c]),
                 firsts.get(c),
@@ -128,11 +135,14 @@ class FitReport:
         )
 
     def __repr__(self) -> str:
+        accelerated = any(start.passes > start.iterations or start.passes_saved for start in self.starts)
+        heads = ["passes", "about saved"] if accelerated else []
         starts = [
             [
                 f"{'*' if index == self.best else ''}{index}",
                 f"{start.log_likelihood:.6g}",
                 str(start.iterations),
+                *([str(start.passes), f"{start.passes_saved:.0f}"] if accelerated else ()),
                 f"{start.seconds:.3g}",
                 f"failed at {start.failure}" if start.failure else _ENDINGS[start.outcome],
             ]
@@ -144,7 +154,7 @@ class FitReport:
         ]
         return "\n".join(
             (
-                format_table(["start", "log-likelihood", "iterations", "seconds", "end"], starts, words=True),
+                format_table(["start", "log-likelihood", "iterations", *heads, "seconds", "end"], starts, words=True),
                 format_table(["component", "weight", "rows", "condition", "remarks"], components, words=True),
             )
         )
@@ -168,7 +178,7 @@ def describe_degenerate(run: Run, covariance_type: str, n_rows: float, prior: Hy
     k, d = parameters.means.shape
     rows = parameters.weights * n_rows
     empty = is_empty(parameters.weights, n_rows)
-    collapsed = (feature_variances(parameters, structure) <= (1 + _ON_FLOOR) * prior.ridge).all(axis=1) & ~empty
+    collapsed = (feature_variances(parameters, structure).mean(axis=1) <= (1 + _ON_FLOOR) * prior.ridge.mean()) & ~empty
     # A full covariance of fewer rows than features + 1 is singular but for the ridge, or a prior.
     short = rows < d + 0.5 if structure.n_covariance_parameters(k, d) > k * d else rows < 1.5
     short &= ~(empty | collapsed | structure.SHARED) & (prior.scale is None)
