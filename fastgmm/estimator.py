@@ -17,10 +17,11 @@ from sklearn.utils.validation import check_is_fitted
 
 from fastgmm import criteria
 from fastgmm.covariance import STRUCTURES, Hyperparameters, Parameters, Prior, Update
+from fastgmm.covariance.update import suits_single
 from fastgmm.data import check_rows, check_weights, computes_in_float64
 from fastgmm.em import engine
 from fastgmm.em.accelerate import PACES
-from fastgmm.em.initialise import STARTS, regularise, start_from_responsibilities
+from fastgmm.em.initialise import STARTS, describe_rows, regularise, start_from_responsibilities
 from fastgmm.em.report import FitReport, StartReport, describe_degenerate, feature_variances, name_first
 from fastgmm.em.watch import Watch
 from fastgmm.kernels._jit import threads
@@ -124,7 +125,8 @@ class GaussianMixture(DensityMixin, BaseEstimator):
     Attributes
     ----------
     weights_ : ndarray of shape (k,)
-        Weights of the components.
+        Weights of the components. This and the next four are float32 for float32 rows, where that has the range and
+        the digits they need.
     means_ : ndarray of shape (k, d)
         Means of the components.
     covariances_, precisions_ : ndarray
@@ -320,7 +322,7 @@ class GaussianMixture(DensityMixin, BaseEstimator):
             if degenerate:
                 warnings.warn(degenerate, DegenerateComponentWarning, stacklevel=4)
             if self.prior is None and self.reg_covar != "auto":
-                self._warn_of_regularisation(best.parameters)
+                self._warn_of_regularisation(source, best.parameters)
         return rows, missing
 
     def _check_rows(self, X: Any, *, fitting: bool = False) -> tuple[np.ndarray, bool]:
@@ -457,9 +459,12 @@ class GaussianMixture(DensityMixin, BaseEstimator):
         )
         return DegenerateFitError(f"{_ILL_DEFINED} What failed: {reasons}{more}.", mixture)
 
-    def _warn_of_regularisation(self, parameters: Parameters) -> None:
+    def _warn_of_regularisation(self, source: ArrayRows, parameters: Parameters) -> None:
         reg_covar = float(self.reg_covar)
         variances = _data_variances(parameters, STRUCTURES[self.covariance_type], reg_covar)
+        if not variances.all():  # constant, or lost in the rounding of reg_covar
+            mean, variances = describe_rows(source, STRUCTURES["diag"])
+            variances = np.where(variances > (16 * _EPS * mean) ** 2, variances, 0.0)
         rivalled = np.flatnonzero((variances > 0) & (reg_covar > _LARGEST_REGULARISATION * variances))
         if len(rivalled) == 0:
             return
@@ -468,7 +473,7 @@ class GaussianMixture(DensityMixin, BaseEstimator):
             f"reg_covar={reg_covar:g} is more than a tenth of the variance of feature"
             f"{'s' if len(names) > 1 else ''} {name_first(names)} (the least is "
             f"{variances[rivalled].min():.3g}) and so shapes the fit. Scale the data, for instance with "
-            "sklearn.preprocessing.StandardScaler, or lower reg_covar.",
+            "sklearn.preprocessing.StandardScaler, or lower reg_covar, or let it be relative: reg_covar='auto'.",
             RegularisationWarning,
             stacklevel=5,
         )
@@ -476,11 +481,16 @@ class GaussianMixture(DensityMixin, BaseEstimator):
     def _set_fitted(self, best: engine.Run, dtype: Any) -> None:
         structure = STRUCTURES[self.covariance_type]
         weights, means, covariances, factors = (np.asarray(part) for part in best.parameters)
+        precisions = structure.precisions(factors)
+        if dtype == np.float32:
+            inverses = feature_variances(best.parameters._replace(covariances=precisions), structure)
+            if not suits_single(means, feature_variances(best.parameters, structure), inverses):
+                dtype = np.float64
         self.weights_ = weights.astype(dtype)
         self.means_ = means.astype(dtype)
         self.covariances_ = covariances.astype(dtype)
         self.precisions_cholesky_ = structure.transpose_factors(factors).astype(dtype)
-        self.precisions_ = structure.precisions(factors).astype(dtype)
+        self.precisions_ = precisions.astype(dtype)
         self.converged_ = best.outcome == "converged"
         self.n_iter_ = best.n_iter
         self.lower_bound_ = best.lower_bound

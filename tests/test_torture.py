@@ -159,19 +159,30 @@ def test_two_far_numbers_in_float32(covariance_type, reg_covar):
 
 
 @every_structure
-@pytest.mark.parametrize("scale", [1e-4, 1e-6, 1e-8, 1e-12, 1e-30])
+@pytest.mark.parametrize("scale", [1e-4, 1e-6, 1e-12, 1e-30, 1e-150])
 def test_small_scale(covariance_type, scale):
-    """Default `reg_covar` swamps such data, which a warning says; with `reg_covar=0` they fit as at scale 1."""
-    with pytest.warns((RegularisationWarning, DegenerateComponentWarning)) as caught:
+    """Default `reg_covar` swamps such data, which a warning says; a relative one, or none, fits as at scale 1."""
+    with pytest.warns(RegularisationWarning, match=r"of features 0, 1 .* let it be relative: reg_covar='auto'"):
         gm = GaussianMixture(3, covariance_type=covariance_type, random_state=0).fit(scale * X)
     check_sound(gm)
-    assert "reg_covar" in " ".join(str(w.message) for w in caught)
-    gm = fit(scale * X, covariance_type=covariance_type, reg_covar=0.0)
-    assert adjusted_rand_score(LABELS, gm.predict(scale * X)) > 0.95
+    for options in ({"reg_covar": 0.0}, {"reg_covar": "auto"}, {"prior": "default"}):
+        gm = fit(scale * X, covariance_type=covariance_type, **options)
+        assert adjusted_rand_score(LABELS, gm.predict(scale * X)) > 0.95
 
 
 @every_structure
-@pytest.mark.parametrize("scale", [1e3, 1e30, 1e100])
+@pytest.mark.parametrize("scale", [1e-19, 1e-15, 1e15, 1e18, 1e19])
+def test_any_scale_of_float32(covariance_type, scale):
+    """Whether or not float32 has the range of precisions, attributes are sound and agree with what the fit reports."""
+    rows = (scale * X).astype(np.float32)
+    gm = fit(rows, covariance_type=covariance_type, reg_covar="auto")
+    assert adjusted_rand_score(LABELS, gm.predict(rows)) > 0.95
+    assert gm.means_.dtype == (np.float32 if 1e-18 < scale < 1e19 else np.float64)
+    assert gm.score(rows) == pytest.approx(gm.fit_report_.starts[0].log_likelihood, rel=1e-5)
+
+
+@every_structure
+@pytest.mark.parametrize("scale", [1e3, 1e30, 1e100, 1e150])
 def test_large_scale(covariance_type, scale):
     gm = fit(scale * X, **begin(scale=scale, covariance_type=covariance_type))
     reference = fit(X, **begin(covariance_type=covariance_type), reg_covar=0.0)
@@ -207,6 +218,48 @@ def test_singular_data(covariance_type, kind):
             fit(rows, covariance_type=covariance_type, reg_covar=0.0)
     else:
         fit(rows, covariance_type=covariance_type, reg_covar=0.0)
+
+
+@pytest.mark.parametrize("covariance_type", ["full", "tied"])
+def test_digits_that_float32_has_not(covariance_type):
+    """Covariances that float32 would round to singular ones are kept in float64."""
+    rows = np.hstack([X, X.sum(axis=1, keepdims=True)]).astype(np.float32)
+    for options in ({"reg_covar": 0.0}, {}, {"prior": "default"}):
+        gm = fit(rows, covariance_type=covariance_type, **options)
+        assert gm.covariances_.dtype == np.float64 and gm.mixture_.n_features == 3
+        assert gm.score(rows) == pytest.approx(gm.fit_report_.starts[0].log_likelihood, rel=1e-9)
+    assert fit(rows[:, :2], covariance_type=covariance_type).covariances_.dtype == np.float32
+
+
+HARD = {
+    "far outlier": (OUTLIER, 2),
+    "few distinct rows": (np.repeat([[0.0, 0.0], [1.0, 2.0]], 20, axis=0), 10),
+    "duplicated rows": (np.repeat(X[:12], 10, axis=0), 4),
+    "identical rows": (np.full((20, 2), 3.7), 3),
+    "zeros": (np.zeros((20, 2)), 3),
+    "offset": (X + 1e10, 3),
+    "tiny": (1e-150 * X, 3),
+    "huge": (1e150 * X, 3),
+    "unequal units": (X * [1e-8, 1e8], 3),
+    "constant column": (np.column_stack([X, np.full(len(X), 1e12 / 7)]), 3),
+    "collinear columns": (np.column_stack([X, X.sum(axis=1)]), 3),
+    "as many components as rows": (X[:6], 6),
+    "more features than rows": (np.random.default_rng(0).normal(size=(8, 12)), 2),
+    "one-hot rows": (np.eye(3)[np.random.default_rng(0).integers(3, size=40)], 12),
+    "two far numbers": (np.array([[9999.0], [0.0]]), 2),
+    "ill-conditioned": (X @ np.array([[1.0, 1.0], [0.0, 1e-6]]), 3),
+}
+
+
+@every_structure
+@pytest.mark.parametrize("name", HARD)
+def test_the_default_prior_fits_hard_data(covariance_type, name):
+    """Neither an error nor a posterior that falls by more than the rounding of precisions a million times as large."""
+    rows, k = HARD[name]
+    gm = fit(rows, k, covariance_type=covariance_type, prior="default", tol=0.0, max_iter=20)
+    bounds = np.array(gm.lower_bounds_)
+    assert (np.diff(bounds) >= -1e-10 * np.maximum(np.abs(bounds[1:]), 1.0)).all()
+    assert gm.score(rows) == pytest.approx(gm.fit_report_.starts[0].log_likelihood, rel=1e-12)
 
 
 @pytest.mark.parametrize("covariance_type", ["full", "tied", "diag"])

@@ -70,6 +70,19 @@ def is_jump(shift, variance, mean):
     return shift**2 > _LARGEST_MOVE * max(variance, 0.0) + (8 * _EPS * mean) ** 2
 
 
+_SINGLE = np.finfo(np.float32)
+_LARGEST_LOSS = 1e-2  # of a variance along any axis
+
+
+def suits_single(means: np.ndarray, variances: np.ndarray, reciprocals: np.ndarray) -> bool:
+    """Whether float32 can hold means (k, d) and covariances with these diagonals of them and their inverses."""
+    ends = min(variances.min(), reciprocals.min()), max(variances.max(), reciprocals.max(), np.abs(means).max())
+    in_range = ends[0] > _SINGLE.tiny and ends[1] < _SINGLE.max
+    # Σ_jj (Σ⁻¹)_jj says how much of feature j the others tell; what they leave must survive the rounding of Σ.
+    inflation = (variances * reciprocals).sum(axis=-1).max()
+    return bool(in_range and inflation * np.sqrt(means.shape[1]) * _SINGLE.eps < _LARGEST_LOSS)
+
+
 def variance_floors(means: np.ndarray) -> np.ndarray:
     """`variance_floor` of all means."""
     return (_EPS * means) ** 2

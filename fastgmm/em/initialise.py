@@ -48,22 +48,24 @@ def regularise(
     if prior is None and reg_covar != "auto":
         return None, flat(float(reg_covar), d)
     if prior is None or not prior.complete:
-        # One component on all rows has their mean and, in each structure's way, their covariance.
-        one = start_from_responsibilities(source, _in_one_component, 1, structure, flat(0.0, d)).parameters
-        covariance = one.covariances if structure.SHARED else one.covariances[0]
+        mean, covariance = describe_rows(source, structure)
         variances = np.diag(covariance) if structure.MATRICES else np.broadcast_to(covariance, d)
         if not np.isfinite(variances).all():
             raise ValueError(TOO_LARGE)
         if prior is None:
-            return None, flat(relative_ridge(variances, one.means[0]), d)
-        prior = prior.completed(
-            one.means[0], covariance, relative_ridge(variances, one.means[0], source.total_weight), k
-        )
+            return None, flat(relative_ridge(variances, mean), d)
+        prior = prior.completed(mean, covariance, relative_ridge(variances, mean, source.total_weight), k)
     return prior, prior.hyperparameters(structure, k, d)
 
 
-def _in_one_component(start: int, stop: int) -> np.ndarray:
-    return np.ones((stop - start, 1))
+def describe_rows(source: ArrayRows, structure: ModuleType) -> tuple[np.ndarray, np.ndarray]:
+    """Mean (d,) and covariance of all rows, as the structure has it for one component."""
+
+    def alike(start: int, stop: int) -> np.ndarray:
+        return np.ones((stop - start, 1))
+
+    one = start_from_responsibilities(source, alike, 1, structure, flat(0.0, source.n_features)).parameters
+    return one.means[0], one.covariances if structure.SHARED else one.covariances[0]
 
 
 def start_from_kmeans(
