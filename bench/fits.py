@@ -8,7 +8,7 @@ from bench.client import Task, Worker
 from bench.measure import choose_iterations, log_likelihood, seconds_per_iteration, summarise
 from bench.peers import OURS, PEERS, REFERENCE
 from bench.problems import Problem
-from bench.workers.estimator import PREDICTIONS
+from bench.workers.estimator import OPTIONS, PREDICTIONS
 
 FLOAT32_FEATURES = 8  # from so many on, float32 rows are compared with float64
 _BY_NAME = {peer.name: peer for peer in PEERS}
@@ -79,8 +79,8 @@ def _predict(workers: dict[str, Worker], rounds: int) -> dict[str, Any]:
 
 
 def _compare_variants(task: Task, rounds: int, seconds: float, more_threads: int) -> dict[str, Any]:
-    """Compare fastgmm's iterations on float64 rows and one thread with float32 rows, and with more threads."""
-    variants = {"float64": ("float64", 1)}
+    """Compare fastgmm's iterations on float64 rows and one thread with its other options, and with more threads."""
+    variants = {"float64": ("float64", 1), **dict.fromkeys(OPTIONS, ("float64", 1))}
     if task.problem.features >= FLOAT32_FEATURES:
         variants["float32"] = ("float32", 1)
     if more_threads > 1:
@@ -90,6 +90,8 @@ def _compare_variants(task: Task, rounds: int, seconds: float, more_threads: int
             name: stack.enter_context(Worker(_BY_NAME[OURS], sys.executable, threads)).take(task, dtype)
             for name, (dtype, threads) in variants.items()
         }
+        for option in OPTIONS:
+            workers[option].ask("choose", option=option)
         iterations = {name: choose_iterations(worker, seconds) for name, worker in workers.items()}
         times: dict[str, list[float]] = {name: [] for name in workers}
         for _ in range(rounds):

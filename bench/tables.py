@@ -6,6 +6,7 @@ from typing import Any
 from bench.limits import is_bound_by_products, least_operations
 from bench.peers import ONEDAL, OURS, REFERENCE
 from bench.problems import Problem
+from bench.workers.estimator import OPTIONS
 
 Results = Mapping[str, Any]
 NOTHING = "–"
@@ -190,6 +191,15 @@ def predictions_table(results: Results) -> str:
         float32 = row["variants"].get("float32")
         rows.append((problem_of(row), [*cells, times(float32["median_ratio"] if float32 else None)]))
     return table([*(f"`{method}`" for method in methods), "EM, float32 over float64 rows"], rows)
+
+
+def options_table(results: Results) -> str:
+    """How many times as long an EM iteration takes with weights of one, and with the default prior."""
+    rows = []
+    for row in results["rows"]:
+        found = [row["variants"].get(option) for option in OPTIONS]
+        rows.append((problem_of(row), [f"{1 / each['median_ratio']:.2f}" if each else NOTHING for each in found]))
+    return table([f"with {option}" for option in OPTIONS], rows)
 
 
 def memory_table(results: Results) -> str:

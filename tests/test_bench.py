@@ -107,7 +107,7 @@ def fits_results(results):
     for row in results["rows"]:
         fit = copy.deepcopy(times)
         fit["scikit-learn"]["scores"], fit["fastgmm"]["scores"] = [-3.0, -3.0], [-3.0, -2.5]
-        variants = {"float64": times["scikit-learn"], "2 threads": times["fastgmm"]}
+        variants = {"float64": times["scikit-learn"], "2 threads": times["fastgmm"], "prior": times["scikit-learn"]}
         rows.append(
             {"problem": row["problem"], "fit": fit, "predictions": {"predict": times}, "variants": variants},
         )
@@ -136,6 +136,7 @@ def test_report_has_every_part(results):
         assert part in text, part
     gain = cells(tables.threads_table(two, fits_results(results)), 2)[-1]
     assert gain == "15.0"
+    assert cells(tables.options_table(fits_results(results)), 2)[-2:] == ["–", "1.00"]
     assert "not installed" not in text
 
 

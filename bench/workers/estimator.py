@@ -10,6 +10,7 @@ from bench.workers import Run
 from bench.workers.memory import peak_above
 
 PREDICTIONS = ("predict", "predict_proba", "score_samples")
+OPTIONS = ("weights", "prior")  # of ours alone
 _FITTED_ITERATIONS = 2
 _WARM_ROWS = 20_000  # more than one range of rows, so that parallel code is loaded too
 _SHORTEST = 0.1  # seconds that a measurement of predictions lasts at least
@@ -26,6 +27,7 @@ class Estimator:
         """Keep the rows and the constructor's arguments."""
         self._problem, self._rows = problem, rows
         self._short: Any = None
+        self._weights: dict[str, Array] = {}
         self._shape = {"n_components": problem.components, "covariance_type": problem.structure}
         self._start = {
             "weights_init": start.weights,
@@ -54,7 +56,7 @@ class Estimator:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # that it did not converge is meant
             began = time.perf_counter()
-            estimator.fit(rows)
+            estimator.fit(rows, **self._weights)
             seconds = time.perf_counter() - began
         self._fitted = estimator
         covariances = dense_covariances(estimator.covariances_, self._problem)

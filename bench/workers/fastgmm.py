@@ -2,6 +2,8 @@
 
 from importlib.metadata import PackageNotFoundError, version
 
+import numpy as np
+
 from bench.problems import Array, Problem, Start
 from bench.workers.estimator import Estimator
 from fastgmm import GaussianMixture
@@ -24,3 +26,10 @@ class Library(Estimator):
         """Keep the rows and the constructor's arguments."""
         super().setup(problem, rows, start, threads)
         self._shape["n_jobs"] = threads
+
+    def choose(self, option: str) -> None:
+        """Give each row a weight of one, or components the default prior."""
+        if option == "weights":
+            self._weights = {"sample_weight": np.ones(len(self._rows))}
+        else:
+            self._start["prior"] = "default"
