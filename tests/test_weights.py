@@ -103,6 +103,20 @@ def test_starts_know_no_difference_between_weights_and_repeats_in_any_order(init
         np.testing.assert_allclose(ours, theirs, rtol=1e-11, atol=1e-11)
 
 
+@pytest.mark.parametrize("limit", ["KMEANS_ROWS", "_SEEDING_ROWS"])
+@every_structure
+def test_nor_do_samples_of_the_rows(monkeypatch, limit, covariance_type):
+    """Of repeats that follow each other; clusters small in the sample take the moments of all rows."""
+    monkeypatch.setattr(initialise, limit, 40)
+    monkeypatch.setattr(initialise, "_ROWS_PER_COMPONENT", 1)
+    monkeypatch.setattr(initialise, "_SEEDING_ROWS_PER_COMPONENT", 1)
+    kept = TIMES > 0
+    weighted = start_of(X[kept], TIMES[kept], "kmeans", covariance_type, k=5)
+    repeated = start_of(REPEATED, None, "kmeans", covariance_type, k=5)
+    for ours, theirs in zip(weighted, repeated, strict=True):
+        np.testing.assert_allclose(ours, theirs, rtol=1e-11, atol=1e-11)
+
+
 def frequencies(rows, weights, seeds, k=2):
     """How often each value of single rows (n, 1) is a mean."""
     means = [start_of(rows, weights, "random_from_data", "spherical", seed, k).means.ravel() for seed in range(seeds)]
