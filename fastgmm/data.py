@@ -52,6 +52,7 @@ def check_weights(sample_weight: Any, rows: np.ndarray) -> tuple[np.ndarray, np.
     if sample_weight is None:
         return rows, None
     weights = _check_sample_weight(sample_weight, rows, dtype=np.float64, ensure_non_negative=True)
+    weights = np.require(weights, requirements=["A", "W"])  # the one type that kernels are compiled for
     kept = weights > 0
     if not kept.any():  # early releases of scikit-learn let it pass
         raise ValueError("Sample weights must contain at least one non-zero number.")

@@ -241,7 +241,7 @@ HARD = {
     "tiny": (1e-150 * X, 3),
     "huge": (1e150 * X, 3),
     "unequal units": (X * [1e-8, 1e8], 3),
-    "constant column": (np.column_stack([X, np.full(len(X), 1e12 / 7)]), 3),
+    "constant column": (np.column_stack([X, np.full(len(X), 1e15 / 7)]), 3),
     "collinear columns": (np.column_stack([X, X.sum(axis=1)]), 3),
     "as many components as rows": (X[:6], 6),
     "more features than rows": (np.random.default_rng(0).normal(size=(8, 12)), 2),
