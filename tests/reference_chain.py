@@ -61,10 +61,10 @@ def robust(factor, n, z, ratio, memory, position):
     decay = n ** (-2 / 3)
     probability = 0.0 if np.isnan(ratio) else np.floor(256 * np.exp(min(ratio, 0.0)) + 0.5) / 256
     excess = probability - (0.44 if d == 1 else 0.234)
-    turned = factor @ (np.eye(d) + min(1.0, d * decay) * excess * np.outer(z, z) / (z @ z)) @ factor.T
+    turned = factor @ (np.eye(d) + min(1.0, min(d, 100 / d) * decay) * excess * np.outer(z, z) / (z @ z)) @ factor.T
     covariance = np.exp(min(1.0, 8.0 * decay) * excess) * turned
     if (position != memory.positions[-1]).any():
-        deviation, weight = position - memory.mean, 1 / (n / 4 + 2 * d)
+        deviation, weight = position - memory.mean, 1 / (n / 4 + d + d**2 / 5)
         shape = np.outer(deviation, deviation) / (deviation @ np.linalg.solve(covariance, deviation))
         covariance = (1 - weight) * covariance + weight * d * shape
         memory.mean = memory.mean + min(1.0, 4 / (n + 1)) * deviation

@@ -75,6 +75,7 @@ def test_the_published_mixture_of_deaths_takes_a_fifth_of_the_steps():
 
 def test_a_leap_is_the_formula():
     """Scheme S3 from three points of a map that bends, while it is no longer than what has served."""
+
     def step(x):
         return np.tanh(0.9 * x) + np.array([0.0, 0.02])
 

@@ -95,8 +95,7 @@ def test_chains_are_the_twins(d, identity):
         assert chains.acceptance_rate[c, 0] == accepted.mean()
 
 
-@pytest.mark.parametrize("d", [1, 2, 5])
-@pytest.mark.parametrize("adapt", ["ram", "am"])
+@pytest.mark.parametrize(("d", "adapt"), [(1, "ram"), (2, "ram"), (5, "ram"), (12, "ram"), (1, "am"), (5, "am")])
 def test_adaptation_is_the_twins(d, adapt):
     chains = sample(
         normal, np.ones(d), 5, chains=3, warmup=STEPS, seed=3, kernel=RandomWalk(np.eye(d), adapt), store_warmup=True
@@ -132,6 +131,13 @@ def test_robust_adaptation_comes_to_its_target_and_is_frozen(d, width):
     np.testing.assert_array_equal(chains.resume(10).state.factors, chains.state.factors)
     covariance = 0.9 ** np.abs(np.subtract.outer(np.arange(d), np.arange(d)))
     assert np.median([loss_of(factor, covariance) for factor in chains.state.factors]) < 1.1
+
+
+@compiled_only
+def test_robust_adaptation_leaves_what_is_right_in_many_dimensions():
+    target = Mixture([1.0], np.zeros((1, 50)), np.ones(1), "spherical")
+    chains = sample(target, draws=5, chains=16, seed=1)
+    assert np.median([loss_of(factor, np.eye(50)) for factor in chains.state.factors]) < 1.1
 
 
 @compiled_only
@@ -748,7 +754,7 @@ def test_kernels_are_checked():
 @compiled_only
 def test_a_chain_is_frozen_in_its_bits():
     chains = sample(normal, np.zeros(2), 100, chains=3, warmup=100, seed=0)
-    assert hashlib.sha256(chains.draws.tobytes()).hexdigest()[:16] == "7e21bb34202cbbe4"
+    assert hashlib.sha256(chains.draws.tobytes()).hexdigest()[:16] == "2afea67ed8f5a245"
 
 
 # Not under coverage, as the interpreted runs are: an interrupt inside its collector leaves its lock taken for good.
