@@ -553,8 +553,8 @@ class GaussianMixture(DensityMixin, BaseEstimator):
         parts = []
         for start in range(0, len(rows), _EVALUATED_ROWS):
             block = slice(start, start + _EVALUATED_ROWS)
-            values = self._evaluate(rows[block], missing, "log_likelihoods").astype(np.float64, copy=False)
-            parts.append(float(values.sum() if weights is None else weights[block] @ values))
+            values = self._evaluate(rows[block], missing, "log_likelihoods")
+            parts.append(len(values) * float(values.mean()) if weights is None else float(weights[block] @ values))
         return math.fsum(parts), total_weight
 
     def bic(self, X: Any, sample_weight: Any = None) -> float:

@@ -228,7 +228,7 @@ def _cluster_moments(
 
 
 def _some_rows(source: ArrayRows, k: int, random: np.random.RandomState) -> "_Sample":
-    """All rows, or as many as k-means is worth, drawn by weight, in ascending order."""
+    """All rows, or as many as k-means is worth, drawn by weight, in descending order."""
     affordable = max(_SAMPLE_BYTES // (8 * source.n_features), 2 * k)
     most = min(max(KMEANS_ROWS, _ROWS_PER_COMPONENT * k), affordable)
     if source.n_rows <= most:
@@ -246,12 +246,12 @@ def _places(count: int, random: np.random.RandomState) -> np.ndarray:
 
 
 def _order_of(rows: np.ndarray) -> np.ndarray:
-    """Ascending order: a start then depends neither on how rows lie nor on how often each does, nor on their units."""
-    order = rows[:, 0].argsort()
-    ascending = rows[order, 0]
-    ties = (ascending[1:] == ascending[:-1]).nonzero()[0]
+    """Descending order: a start then depends neither on how rows lie nor on how often each does, nor on their units."""
+    order = rows[:, 0].argsort()[::-1]
+    descending = rows[order, 0]
+    ties = (descending[1:] == descending[:-1]).nonzero()[0]
     alike = len(ties) == 0 or np.array_equal(rows[order[ties]], rows[order[ties + 1]])
-    return order if alike else np.lexsort(rows.T[::-1])
+    return order if alike else np.lexsort(rows.T[::-1])[::-1]
 
 
 class _Sample:
