@@ -66,7 +66,10 @@ def make_target(target: Any, args: tuple[Any, ...], vectorized: bool = False) ->
         raise TypeError(f"args must be a tuple, e.g. args=(data,), but is of type {type(args).__name__}.")
     values = tuple(_checked_argument(value, f"args[{i}]") for i, value in enumerate(args))
     if not callable(target):
-        raise TypeError(f"The target must be a function of a 1-D array or a Mixture, not {type(target).__name__}.")
+        raise TypeError(
+            "The target must be a function of a 1-D array or a Mixture, such as `mixture_` of a fitted "
+            f"GaussianMixture, not {type(target).__name__}."
+        )
     if not COMPILED:
         return _plain_target(target, values, vectorized)
     return _compiled_target(_compiled(target), values, vectorized)
@@ -88,7 +91,7 @@ def _compiled(target: Any) -> Any:
     except Exception:  # of classes with __call__, of functions written in C
         raise TypeError(
             f"The target {name!r} is of type {type(target).__name__}, which Numba does not compile; write it as a "
-            "Python function of a 1-D array."
+            "Python function of a 1-D array, with what else it needs in args."
         ) from None
     _tell(name)
     return compiled
