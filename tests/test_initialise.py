@@ -97,6 +97,13 @@ def test_kmeans_start_has_the_moments_of_each_cluster(covariance_type, offset):
         np.testing.assert_allclose(found.covariances[c], expected, rtol=1e-9, atol=1e-9)
 
 
+def test_components_keep_their_numbers_from_seed_to_seed():
+    means = [start("kmeans", seed=seed).parameters.means for seed in range(6)]
+    assert (np.diff(means[0][:, 0]) > 0).all()
+    for other in means:
+        np.testing.assert_allclose(other, means[0], rtol=1e-12)
+
+
 def test_kmeans_start_of_tied_has_the_pooled_covariance():
     found = start("kmeans", covariance_type="tied").parameters
     expected = sum(covariance_of(X[label == LABELS], "full") * (label == LABELS).mean() for label in range(3))

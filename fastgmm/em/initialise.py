@@ -289,7 +289,8 @@ def _kmeans(sample: _Sample, k: int, random: np.random.RandomState) -> _Clusters
     few = _fewer(sample, k, random)
     runs = (_lloyd(few, few.rows[_seed(few, k, random)], _COARSE) for _ in range(min(_SEEDINGS, k)))
     best = min(runs, key=lambda run: run.inertia)
-    return _lloyd(sample, best.centres, _FINE)
+    # Sorted, so that components keep their numbers from seed to seed where the clusters are the same.
+    return _lloyd(sample, best.centres[np.lexsort(best.centres.T[::-1])], _FINE)
 
 
 def _fewer(sample: _Sample, k: int, random: np.random.RandomState) -> _Sample:
