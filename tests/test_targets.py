@@ -1,6 +1,7 @@
 """Every kind of target and argument reaches the chain as the same kind of function."""
 
 import math
+import re
 
 import numba
 import numpy as np
@@ -8,6 +9,7 @@ import pytest
 
 from fastgmm.kernels._jit import COMPILED
 from fastgmm.kernels.chain import block_kernel
+from fastgmm.math import exp, log
 from fastgmm.mcmc import adapters, run, sample, targets
 from fastgmm.mcmc.targets import make_target
 from fastgmm.mixture import Mixture
@@ -135,7 +137,7 @@ def test_one_kernel_serves_every_target():
 def test_the_adapter_is_compiled_once_for_equal_types():
     first = make_target(total_of, (np.zeros(3),))
     second = make_target(total_of, (np.ones(5),))
-    assert first.address == second.address
+    assert first.compiled(1) is second.compiled(1)
     assert value_of(second, np.zeros(1)) == 5.0
 
 
@@ -165,6 +167,46 @@ def test_a_declared_signature_that_does_not_fit_is_refused():
 
     with pytest.raises(TypeError, match="'declared' does not compile"):
         make_target(declared, (np.zeros(3),))
+
+
+@numba.njit(error_model="numpy")
+def smooth(x, scale):
+    return log(exp(-scale * x[0] * x[0]) + exp(x[1] - 1.0) / 3.0)
+
+
+@numba.njit(error_model="numpy")
+def of_the_c_library(x, scale):
+    return math.log(math.exp(-scale * x[0]) + x[1] * x[1])
+
+
+@numba.njit(fastmath=True)
+def reordered(x, scale):
+    total = 0.0
+    for i in range(len(x)):
+        total += (x[i] - 0.1 * i) * scale
+    return total
+
+
+@numba.njit
+def long_sum(x, scale):
+    return x.sum() / scale
+
+
+@compiled_only
+@pytest.mark.parametrize("density, d", [(smooth, 2), (of_the_c_library, 2), (reordered, 16), (long_sum, 40)])
+def test_a_point_has_the_same_density_in_any_company(density, d):
+    made = make_target(density, (0.7,))
+    points = np.random.default_rng(0).normal(size=(41, d))
+    alone = [value_of(made, point) for point in points]
+    for n in (2, 8, 16, 41):
+        assert run.evaluate(made, points[:n], str).tolist() == alone[:n]
+
+
+@compiled_only
+def test_a_density_of_one_point_runs_in_vectors_unless_its_arithmetic_may_be_reordered():
+    code = {density: make_target(density, (0.7,)).compiled(2).keep[0].get_llvm_str() for density in (smooth, reordered)}
+    assert "x double>" in code[smooth] and not re.search("call i32 @.*smooth", code[smooth])
+    assert re.search("call i32 @.*reordered", code[reordered])
 
 
 def test_integers_are_numbers():
@@ -212,7 +254,7 @@ def test_plain_functions_are_compiled_and_that_is_said(caplog, monkeypatch):
 
     with caplog.at_level("INFO", logger="fastgmm"):
         made = make_target(log_density, ())
-        assert make_target(log_density, ()).address == made.address
+        assert make_target(log_density, ()).compiled(1) is made.compiled(1)
         make_target(another, ())
     assert value_of(made, np.ones(1)) == -1.0
     said = "is a plain Python function and was compiled with numba.njit; so will be others."

@@ -9,9 +9,10 @@ from numba import types
 from fastgmm.kernels._jit import SEPARATE, TILE_ROWS, TILE_STRIDE, kernel, kernel_with_signature
 from fastgmm.kernels.adapt import adapt_haario, adapt_robust, adapt_shape
 from fastgmm.kernels.calls import DENSITY, call_density, call_move
-from fastgmm.kernels.lanes import rest
+from fastgmm.kernels.lanes import clear
 from fastgmm.kernels.random import fill_noise, fill_uniforms
 from fastgmm.kernels.steps import settle, triangle_stride, walk
+from fastgmm.kernels.vectors import rest
 
 # d dimensions, n kept draws, lanes: the chains of the group, at most TILE_ROWS
 
@@ -125,12 +126,6 @@ def _look_into(d, lanes, proposal, candidate, counts, first_step, first, tally):
     return status
 
 
-@kernel(flags=SEPARATE, merge=True)
-def _clear(values, lanes):
-    for i in range(lanes):
-        values[i] = 0.0
-
-
 @kernel(flags=SEPARATE)
 def _choose(shares, uniform):
     """The first move whose cumulated share reaches the uniform."""
@@ -193,7 +188,7 @@ def run_block(
             move = _choose(shares, choices[s]) if moves > 1 else 0
             function, first, adapt = table[move, FUNCTION], table[move, FACTOR], table[move, ADAPT]
             if function == WALK:
-                _clear(log_ratio, lanes)
+                clear(rest(log_ratio, 0), lanes)
                 if adapt == FIXED:
                     walk(rest(fixed, first), 0, d, lanes, rest(noise, place), position, candidate)
                 else:

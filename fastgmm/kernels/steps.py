@@ -12,8 +12,8 @@ from numba.core import cgutils
 from numba.extending import intrinsic
 
 from fastgmm.kernels._jit import COMPILED, TILE_STRIDE, kernel
-from fastgmm.kernels.lanes import LANES, WIDE, rest
-from fastgmm.kernels.vectors import INDEX, integer_intrinsic, rows_of, void_intrinsic
+from fastgmm.kernels.lanes import LANES, WIDE
+from fastgmm.kernels.vectors import INDEX, integer_intrinsic, rest, rows_of, void_intrinsic
 
 # d dimensions
 
@@ -110,9 +110,16 @@ def _make_settle():
         b = e.builder
         numbers = ir.Constant(e.integers, list(range(e.lanes)))
         weight = e.spread(b.sub(INDEX(0), counted))
+        # Of one lane the density has written one number, which is there sooner when it is read as one.
+        proposals = e.variable(e.zeros())
         wrong = e.variable(ir.Constant(ir.VectorType(ir.IntType(1), e.lanes), None))
         with cgutils.for_range_slice(b, INDEX(0), lanes, INDEX(e.lanes), inc=True) as (i, _):
-            proposed, current = e.load(proposal, i), e.load(log_density, i)
+            with b.if_else(b.icmp_signed("==", lanes, INDEX(1))) as (one, several):
+                with one:
+                    b.store(b.insert_element(e.zeros(), b.load(proposal), ir.IntType(32)(0)), proposals)
+                with several:
+                    b.store(e.load(proposal, i), proposals)
+            proposed, current = b.load(proposals), e.load(log_density, i)
             ratio = b.fadd(b.fsub(proposed, current), e.load(log_ratio, i))
             yes = b.fcmp_ordered(">", e.load(exponentials, i), b.fsub(e.zeros(), ratio))
             e.store(ratio, log_ratio, i)

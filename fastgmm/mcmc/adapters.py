@@ -6,6 +6,7 @@ three times as long as most densities do.
 
 import functools
 import itertools
+import re
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
@@ -29,11 +30,11 @@ _ONE_POINT, _MANY_POINTS, _OF_MANY = types.float64[::1], types.float64[:, ::1], 
 _numbers = itertools.count()
 
 
-class Adapter(NamedTuple):
+class Density(NamedTuple):
     """A function of the signature `fastgmm.kernels.calls.DENSITY`."""
 
-    address: int
-    keep: Any  # where its code is, and that of the density
+    address: Any  # uncompiled the function itself
+    keep: Any = None  # what holds its code
 
 
 def point_types(vectorized: bool) -> tuple[Any, ...]:
@@ -42,103 +43,145 @@ def point_types(vectorized: bool) -> tuple[Any, ...]:
 
 
 @functools.lru_cache(maxsize=64)
-def compile_adapter(target: Any, signature: Any, argument_types: Any, vectorized: bool) -> Adapter:
+def compile_adapter(target: Any, signature: Any, argument_types: Any, vectorized: bool, dimensions: int) -> Density:
     """Compile what rebuilds the arguments from `packed` and calls `target`, as it was typed, on copies of the lanes.
 
-    The density sees a copy, so one that writes to its argument cannot move the chain.
+    The density sees a copy, so one that writes to its argument cannot move the chain. LLVM may take several lanes at
+    once where that rounds as one does: a function whose arithmetic may be reordered stays a call for each lane.
     """
+    with global_compiler_lock:
+        library, name = _link(target, signature, argument_types, vectorized, dimensions, "alwaysinline")
+        if not vectorized and _LOOSE.search(library.get_llvm_str()):
+            library, name = _link(target, signature, argument_types, vectorized, dimensions, "noinline")
+        return Density(library.get_pointer_to_function(name), (library, target))
+
+
+# Instructions that need not round as written, and functions of another library for vectors than for numbers.
+_LOOSE = re.compile(r" (fast|reassoc|nnan|ninf|nsz|arcp|contract|afn) |@__svml")
+
+
+def _link(target: Any, signature: Any, kinds: Any, vectorized: bool, dimensions: int, inlining: str) -> tuple[Any, str]:
     context = cpu_target.target_context
     name = f"fastgmm_adapter_{next(_numbers)}"
-    with global_compiler_lock:
-        library = context.codegen().create_library(name)
-        module = library.create_ir_module(name)
-        function = ir.Function(module, context.call_conv.get_function_type(DENSITY.return_type, DENSITY.args), name)
-        context.call_conv.decorate_function(function, ("x", "lanes", "out", "packed"), DENSITY.args)
-        builder = ir.IRBuilder(function.append_basic_block())
-        with context.push_code_library(library):
-            emit = _emit_for_all if vectorized else _emit_for_each
-            emit(_Frame(context, builder, function, target, signature, argument_types))
-            context.call_conv.return_value(builder, context.get_dummy_value())
-        library.add_ir_module(module)
-        library.finalize()
-        return Adapter(library.get_pointer_to_function(name), (library, target))
+    library = context.codegen().create_library(name)
+    module = library.create_ir_module(name)
+    function = ir.Function(module, context.call_conv.get_function_type(DENSITY.return_type, DENSITY.args), name)
+    context.call_conv.decorate_function(function, ("x", "lanes", "out", "packed"), DENSITY.args)
+    for argument in function.args:
+        if argument.name in ("arg.x.4", "arg.out.4", "arg.packed.4"):  # where their numbers are
+            argument.add_attribute("noalias")
+    with context.push_code_library(library):
+        frame = _Frame(context, function, target, signature, kinds, dimensions, inlining)
+        (_emit_for_all if vectorized else _emit_for_each)(frame)
+        context.call_conv.return_value(frame.builder, context.get_dummy_value())
+    library.add_ir_module(module)
+    library.add_linking_library(frame.compiled.library)
+    library.finalize()
+    return library, name
 
 
 class _Frame:
     """The adapter while it is written: its arguments, and the call."""
 
     def __init__(
-        self, context: Any, builder: ir.IRBuilder, function: ir.Function, target: Any, signature: Any, kinds: Any
+        self,
+        context: Any,
+        function: ir.Function,
+        target: Any,
+        signature: Any,
+        kinds: Any,
+        dimensions: int,
+        inlining: str,
     ) -> None:
+        self.builder = builder = ir.IRBuilder(function.append_basic_block())
         x, self.lanes, out, packed = context.call_conv.decode_arguments(builder, DENSITY.args, function)
-        self.context, self.builder = context, builder
+        self.context, self.dimensions, self.inlining = context, dimensions, inlining
         self.x, self.out, self.packed = (
             context.make_array(kind)(context, builder, array).data
             for kind, array in zip((DENSITY.args[0], DENSITY.args[2], DENSITY.args[3]), (x, out, packed), strict=True)
         )
-        self.dimensions = builder.load(cgutils.gep(builder, self.packed, DIMENSIONS))
-        read, place = [], FIRST_WORD
+        self.arguments, place = [], FIRST_WORD
         for kind in kinds.types:
             value, place = _read(context, builder, kind, self.packed, place)
-            read.append((kind, value))
-        self._arguments = read
+            self.arguments.append((kind, value))
         self.scratch = builder.bitcast(cgutils.gep(builder, self.packed, place), self.x.type)
-        self._signature, self.returned = signature, signature.return_type
-        self._call = context.get_function(types.Dispatcher(target), signature)
+        self.signature = signature
+        self.compiled = target.get_compile_result(signature)
 
     def array(self, kind: Any, data: ir.Value, *shape: ir.Value) -> tuple[Any, ir.Value]:
         """An array in borrowed memory, and its type."""
         return kind, _borrowed_array(self.context, self.builder, kind, data, list(shape))
 
-    def call(self, *points: tuple[Any, ir.Value]) -> ir.Value:
-        """Call the density as Numba would: with casts to the types it declares, and default values."""
-        wanted = self._signature.args
+    def call(self, *points: tuple[Any, ir.Value], lane: ir.Value | None = None) -> ir.Value:
+        """Call the density as Numba would: with casts to the types it declares, and default values.
+
+        If it raises, so does the adapter, having told of the lane.
+        """
+        builder, convention, wanted = self.builder, self.context.call_conv, self.signature.args
 
         def given(index: int, parameter: Any, value: tuple[Any, ir.Value]) -> Any:
-            return self.context.cast(self.builder, value[1], value[0], wanted[index])
+            return self.context.cast(builder, value[1], value[0], wanted[index])
 
         def default(index: int, parameter: Any, value: Any) -> Any:
-            return self.context.get_constant_generic(self.builder, wanted[index], value)
+            return self.context.get_constant_generic(builder, wanted[index], value)
 
         def together(index: int, parameter: Any, values: Any) -> Any:
             items = [
-                self.context.cast(self.builder, value, kind, item)
+                self.context.cast(builder, value, kind, item)
                 for (kind, value), item in zip(values, wanted[index], strict=True)
             ]
-            return cgutils.make_anonymous_struct(self.builder, items)
+            return cgutils.make_anonymous_struct(builder, items)
 
-        arguments = (*points, *self._arguments)
-        folded = fold_arguments(self._signature.pysig, arguments, {}, given, default, together)
-        return self._call(self.builder, folded)
+        arguments = fold_arguments(self.signature.pysig, (*points, *self.arguments), {}, given, default, together)
+        function = self.context.declare_function(builder.module, self.compiled.fndesc)
+        status, result = convention.call_function(
+            builder, function, self.signature.return_type, wanted, arguments, (self.inlining,)
+        )
+        with cgutils.if_unlikely(builder, status.is_error):
+            if lane is not None:
+                builder.store(lane, cgutils.gep(builder, self.packed, LANE))
+            convention.return_status_propagate(builder, status)
+        return result
+
+
+# Coordinates of a point that are kept in registers.
+_MOST_REGISTERS = 32
 
 
 def _emit_for_each(frame: _Frame) -> None:
     """out[i] = target(x[:, i]) for each lane."""
-    builder = frame.builder
-    point = frame.array(_ONE_POINT, frame.scratch, frame.dimensions)
-    with cgutils.for_range(builder, frame.lanes) as lane:
-        builder.store(lane.index, cgutils.gep(builder, frame.packed, LANE))
-        with cgutils.for_range(builder, frame.dimensions) as loop:
-            place = builder.add(builder.mul(loop.index, INDEX(TILE_STRIDE)), lane.index)
-            coordinate = builder.load(builder.gep(frame.x, [place]))
-            builder.store(coordinate, builder.gep(frame.scratch, [loop.index]))
-        value = frame.context.cast(builder, frame.call(point), frame.returned, types.float64)
-        builder.store(value, builder.gep(frame.out, [lane.index]))
+    builder, d = frame.builder, frame.dimensions
+    few = d <= _MOST_REGISTERS
+    memory = cgutils.alloca_once(builder, ir.DoubleType(), d) if few else frame.scratch
+    point = frame.array(_ONE_POINT, memory, INDEX(d))
+
+    def copy(lane: ir.Value, j: ir.Value) -> None:
+        place = builder.add(builder.mul(j, INDEX(TILE_STRIDE)), lane)
+        builder.store(builder.load(builder.gep(frame.x, [place])), builder.gep(memory, [j]))
+
+    with cgutils.for_range(builder, frame.lanes) as loop:
+        if few:
+            for j in range(d):
+                copy(loop.index, INDEX(j))
+        else:
+            with cgutils.for_range(builder, INDEX(d)) as inner:
+                copy(loop.index, inner.index)
+        value = frame.call(point, lane=loop.index)
+        value = frame.context.cast(builder, value, frame.signature.return_type, types.float64)
+        builder.store(value, builder.gep(frame.out, [loop.index]))
 
 
 def _emit_for_all(frame: _Frame) -> None:
     """target(x, out) for all lanes; what the density forgets to set is NaN."""
-    builder, lanes = frame.builder, frame.lanes
-    with cgutils.for_range(builder, frame.dimensions) as loop:
+    builder, lanes, d = frame.builder, frame.lanes, INDEX(frame.dimensions)
+    with cgutils.for_range(builder, d) as loop:
         source, goal = builder.mul(loop.index, INDEX(TILE_STRIDE)), builder.mul(loop.index, lanes)
         with cgutils.for_range(builder, lanes) as lane:
             coordinate = builder.load(builder.gep(frame.x, [builder.add(source, lane.index)]))
             builder.store(coordinate, builder.gep(frame.scratch, [builder.add(goal, lane.index)]))
     with cgutils.for_range(builder, lanes) as lane:
         builder.store(ir.Constant(ir.DoubleType(), np.nan), builder.gep(frame.out, [lane.index]))
-    frame.call(
-        frame.array(_MANY_POINTS, frame.scratch, frame.dimensions, lanes), frame.array(_OF_MANY, frame.out, lanes)
-    )
+    frame.call(frame.array(_MANY_POINTS, frame.scratch, d, lanes), frame.array(_OF_MANY, frame.out, lanes))
 
 
 def pack_arguments(values: tuple[Any, ...]) -> np.ndarray:

@@ -102,6 +102,7 @@ class Run:
 
     def __init__(self, target: Target, moves: Sequence[Move], state: State, workers: int, patient: bool) -> None:
         self.target = target
+        self._density = target.compiled(state.position.shape[1])
         self.moves = moves
         self._patient = patient
         self._dimensions = state.position.shape[1]
@@ -194,7 +195,7 @@ class Run:
         try:
             with np.errstate(all="ignore"):
                 status = self._kernel(
-                    self.target.address,
+                    self._density.address,
                     packed,
                     self._plan,
                     group,
@@ -358,7 +359,7 @@ def evaluate(target: Target, points: np.ndarray, note: Callable[[int], str]) -> 
     """Return the log-densities of points (n, d); what one raises comes with a note on its number."""
     n, d = points.shape
     values = np.empty(n)
-    packed = target.pack(d)
+    packed, density = target.pack(d), target.compiled(d)
     for first in range(0, n, TILE_ROWS):
         part = points[first : first + TILE_ROWS]
         places, out = np.zeros((d, TILE_STRIDE)), np.zeros(TILE_STRIDE)
@@ -366,7 +367,7 @@ def evaluate(target: Target, points: np.ndarray, note: Callable[[int], str]) -> 
         packed[LANE] = -1
         try:
             with np.errstate(all="ignore"):
-                kernels.ask_kernel()(target.address, places.ravel(), len(part), out, packed)
+                kernels.ask_kernel()(density.address, places.ravel(), len(part), out, packed)
         except Exception as error:
             error.add_note(note(first + max(int(packed[LANE]), 0)))
             raise

@@ -18,7 +18,16 @@ from fastgmm.kernels import lanes as kernels
 from fastgmm.kernels._jit import COMPILED, TILE_ROWS, TILE_STRIDE, kernel_with_signature
 from fastgmm.kernels.calls import DENSITY, address_of
 from fastgmm.kernels.products import pack_triangle
-from fastgmm.mcmc.adapters import DIMENSIONS, FIRST_WORD, LANE, compile_adapter, pack_arguments, point_types
+from fastgmm.kernels.vectors import rest
+from fastgmm.mcmc.adapters import (
+    DIMENSIONS,
+    FIRST_WORD,
+    LANE,
+    Density,
+    compile_adapter,
+    pack_arguments,
+    point_types,
+)
 from fastgmm.mixture import Mixture
 
 logger = logging.getLogger("fastgmm")
@@ -30,9 +39,9 @@ _told = False  # that plain functions are compiled
 
 
 class Target(NamedTuple):
-    """A log-density of the signature `fastgmm.kernels.calls.DENSITY` and what it needs to stay alive."""
+    """A log-density, and what it needs."""
 
-    address: Any  # where its code begins; uncompiled the function itself
+    compiled: Callable[[int], Density]  # as the loop calls it in so many dimensions
     words: np.ndarray  # (p,) int64
     scratch: Callable[[int], int]  # words of scratch for so many dimensions
     plain: Callable[[np.ndarray], Any] | None  # the same for one point with every index checked; None if needless
@@ -50,7 +59,7 @@ class Target(NamedTuple):
 
 
 def make_target(target: Any, args: tuple[Any, ...], vectorized: bool = False) -> Target:
-    """Check `target` and its `args`, and compile the adapter that the loop calls.
+    """Check `target` and its `args`, and compile it.
 
     Raises
     ------
@@ -135,8 +144,8 @@ def _plain_target(target: Any, values: tuple[Any, ...], vectorized: bool) -> Tar
 
     none = np.zeros(0, dtype=np.int64)
     if vectorized:
-        return Target(of_all_lanes, none, lambda d: 0, _first_of(many), name, values, True)
-    return Target(of_each_lane, none, lambda d: 0, one, name, values, False)
+        return Target(lambda d: Density(of_all_lanes), none, lambda d: 0, _first_of(many), name, values, True)
+    return Target(lambda d: Density(of_each_lane), none, lambda d: 0, one, name, values, False)
 
 
 def _rows(x: np.ndarray, lanes: int) -> np.ndarray:
@@ -156,7 +165,9 @@ def _compiled_target(target: Any, values: tuple[Any, ...], vectorized: bool) -> 
     argument_types = types.Tuple([numba.typeof(value) for value in values])
     words, name = pack_arguments(values), function_name(target)
     signature = _checked_signature(target, name, argument_types, vectorized)
-    adapter = compile_adapter(target, signature, argument_types, vectorized)
+
+    def compiled(dimensions: int) -> Density:
+        return compile_adapter(target, signature, argument_types, vectorized, dimensions)
 
     def one(x: np.ndarray) -> Any:
         return _call_checked(target, x, *values)
@@ -167,7 +178,7 @@ def _compiled_target(target: Any, values: tuple[Any, ...], vectorized: bool) -> 
         return out
 
     plain, per_dimension = (_first_of(many), TILE_ROWS) if vectorized else (one, 1)
-    return Target(adapter.address, words, lambda d: d * per_dimension, plain, name, (values, adapter), vectorized)
+    return Target(compiled, words, lambda d: d * per_dimension, plain, name, values, vectorized)
 
 
 def _call_checked(target: Any, *arguments: Any) -> Any:
@@ -275,16 +286,19 @@ _MIXTURE_WORDS = 6
 
 
 def _mixture_density(x: np.ndarray, lanes: int, out: np.ndarray, packed: np.ndarray) -> None:
-    d, k = packed[DIMENSIONS], packed[_COMPONENTS]
+    d, k, size = packed[DIMENSIONS], packed[_COMPONENTS], packed[_FACTOR_LENGTH]
     kernels.mixture_log_densities(
         packed[_FORM],
         kernels.floats_at(packed[_CONSTANTS], k),
         kernels.floats_at(packed[_MEANS], k * d),
-        kernels.floats_at(packed[_FACTORS], k * packed[_FACTOR_LENGTH]),
-        x,
+        kernels.floats_at(packed[_FACTORS], k * size),
+        k,
+        d,
+        size,
+        rest(x, 0),
         lanes,
-        out,
-        packed[FIRST_WORD + _MIXTURE_WORDS :].view(np.float64),
+        rest(out, 0),
+        kernels.floats_in(packed, FIRST_WORD + _MIXTURE_WORDS),
     )
 
 
@@ -320,5 +334,6 @@ def _mixture_target(mixture: Mixture) -> Target:
     addresses = [array.ctypes.data for array in arrays]
     words = np.array([form, k, *addresses, kernels.factor_size(form, d)], dtype=np.int64)
     scratch = kernels.mixture_work(k, d) * TILE_STRIDE
-    address = address_of(_mixture_function(), DENSITY)
-    return Target(address, words, lambda d: scratch, None, "Mixture", tuple(arrays), True)
+    function = _mixture_function()
+    density = Density(address_of(function, DENSITY), function)
+    return Target(lambda d: density, words, lambda d: scratch, None, "Mixture", tuple(arrays), True)
