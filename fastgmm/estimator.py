@@ -78,8 +78,12 @@ class GaussianMixture(DensityMixin, BaseEstimator):
     ----------
     n_components : int, default=1
         Number of components, k.
-    covariance_type : {"full", "tied", "diag", "spherical"}, default="full"
-        A covariance matrix per component; one for all; a variance per component and feature; one per component.
+    covariance_type : str, default="full"
+        "full", a covariance matrix per component; "tied", one for all; "diag", a variance per component and feature;
+        "spherical", one per component. These are mclust's "VVV", "EEE", "VVI" and "VII", which mean the same. More of
+        mclust's have covariances in one of these shapes: "EII", one variance for all, (k,); "EEI", a variance per
+        feature, the same for all components, (k, d); "EVI", diagonal and of one determinant, (k, d); "EEV", matrices
+        that differ in orientation only, (k, d, d); "EVV", matrices of one determinant, (k, d, d).
     tol : float, default=1e-3
         EM stops when the mean log-likelihood per row changes by less.
     reg_covar : float or "auto", default=1e-6
@@ -92,7 +96,7 @@ class GaussianMixture(DensityMixin, BaseEstimator):
     init_params : {"kmeans", "k-means++", "random", "random_from_data"}, default="kmeans"
         How a start is found.
     weights_init, means_init, precisions_init : array-like, default=None
-        Start with these: shapes (k,), (k, d), and by structure (k, d, d), (d, d), (k, d), (k,).
+        Start with these: shapes (k,), (k, d), and that of `covariances_`: (k, d, d), (d, d), (k, d) or (k,).
     random_state : int, RandomState instance or None, default=None
         Where the starts' randomness comes from.
     warm_start : bool, default=False
@@ -132,7 +136,7 @@ class GaussianMixture(DensityMixin, BaseEstimator):
     covariances_, precisions_ : ndarray
         Covariances and their inverses, in the shape of the structure.
     precisions_cholesky_ : ndarray
-        Upper triangular U with U Uᵀ the precision; reciprocal standard deviations for "diag" and "spherical".
+        Upper triangular U with U Uᵀ the precision; reciprocal standard deviations where covariances are no matrices.
     converged_ : bool
         Whether the best start converged.
     n_iter_ : int
@@ -164,7 +168,9 @@ class GaussianMixture(DensityMixin, BaseEstimator):
     Dempster, Laird and Rubin (1977), "Maximum likelihood from incomplete data via the EM algorithm", Journal of the
     Royal Statistical Society B 39, 1-38. Varadhan and Roland (2008), "Simple and globally convergent methods for
     accelerating the convergence of any EM algorithm", Scandinavian Journal of Statistics 35, 335-353. McLachlan and
-    Peel (2000), "Finite Mixture Models", equations 3.8 to 3.10.
+    Peel (2000), "Finite Mixture Models", equations 3.8 to 3.10. Celeux and Govaert (1995), "Gaussian parsimonious
+    clustering models", Pattern Recognition 28, 781-793. Scrucca, Fop, Murphy and Raftery (2016), "mclust 5", The R
+    Journal 8, 289-317, table 3.
 
     Examples
     --------

@@ -8,11 +8,15 @@ import mpmath
 import numpy as np
 from scipy.stats import multivariate_normal
 
-from fastgmm.covariance import STRUCTURES, Parameters
+from fastgmm.covariance import ALIASES, STRUCTURES, Parameters
 from fastgmm.kernels._jit import TILE_ROWS, TILE_STRIDE
 from fastgmm.kernels.triangular import Triangular
 
 EPS = float(np.finfo(np.float64).eps)
+
+# The structures whose statistics and forms are their own, and all of them, by one name each.
+FAMILIAR = ["full", "tied", "diag", "spherical"]
+DISTINCT = [name for name in STRUCTURES if name not in ALIASES]
 
 # Structure, features and kind of form: with three components, every body that a pass can run.
 ROUTES = [
@@ -85,7 +89,12 @@ def responsibilities(densities):
     return np.exp(densities - log_likelihoods(densities)[:, None])
 
 
-# Σ_ic s_ic y_ic y_icᵀ in the shape of each structure, for shares s (n, k) and deviations y (n, k, d).
+def shape_of(structure):
+    """Which of the familiar structures has covariances and statistics of this shape."""
+    return STRUCTURES[structure].SHAPE
+
+
+# Σ_ic s_ic y_ic y_icᵀ in each shape, for shares s (n, k) and deviations y (n, k, d).
 _SECOND = {
     "full": lambda s, y: np.einsum("ic,icj,icl->cjl", s, y, y),
     "tied": lambda s, y: np.einsum("ic,icj,icl->jl", s, y, y),
@@ -96,13 +105,13 @@ _SECOND = {
 
 def moments(shares, away, structure):
     """Weight Σ_i s_ic, first Σ_i s_ic y_ic and second moments of deviations y (n, k, d) with shares s (n, k)."""
-    return shares.sum(axis=0), np.einsum("ic,icj->cj", shares, away), _SECOND[structure](shares, away)
+    return shares.sum(axis=0), np.einsum("ic,icj->cj", shares, away), _SECOND[shape_of(structure)](shares, away)
 
 
 def counted(parts, structure):
     """Weight, first and second moments with only the lower triangle of matrices, which is what statistics keep."""
     weight, first, second = parts
-    return weight, first, np.tril(second) if structure in ("full", "tied") else second
+    return weight, first, np.tril(second) if STRUCTURES[structure].MATRICES else second
 
 
 def maximise(rows, shares, structure, reg_covar=0.0):
@@ -112,37 +121,62 @@ def maximise(rows, shares, structure, reg_covar=0.0):
     counts = shares.sum(axis=0)
     origin = rows[0]
     means = origin + shares.T @ (rows - origin) / counts[:, None]
-    second = _SECOND[structure](shares, deviations(rows, means))
-    if structure == "full":
+    shape = shape_of(structure)
+    second = _SECOND[shape](shares, deviations(rows, means))
+    if shape == "full":
         covariances = second / counts[:, None, None] + reg_covar * np.eye(d)
-    elif structure == "tied":
+    elif shape == "tied":
         covariances = second / counts.sum() + reg_covar * np.eye(d)
-    elif structure == "diag":
+    elif shape == "diag":
         covariances = second / counts[:, None] + reg_covar
     else:
         covariances = second / (counts * d) + reg_covar
-    return counts / counts.sum(), means, covariances
+    return counts / counts.sum(), means, constrained(covariances, counts, structure)
+
+
+def constrained(covariances, counts, structure):
+    """The covariances a structure allows that are likeliest for components of these own covariances and counts.
+
+    Celeux and Govaert (1995): EII, EEI, EVI in section 5, EEV and EVV in section 4.
+    """
+    n, d = counts.sum(), covariances.shape[-1]
+    if structure in ("EII", "EEI"):
+        return np.stack([np.tensordot(counts, covariances, 1) / n] * len(counts))
+    if structure in ("EVI", "EVV"):
+        determinants = np.prod(covariances, axis=1) if structure == "EVI" else np.linalg.det(covariances)
+        shapes = (covariances.T / determinants ** (1 / d)).T
+        return counts @ determinants ** (1 / d) / n * shapes
+    if structure == "EEV":
+        axes, variances, _ = np.linalg.svd(covariances)
+        return axes * (counts @ variances / n) @ axes.swapaxes(1, 2)
+    return covariances
 
 
 def most_probable(rows, shares, structure, prior):
     """As `maximise`, for the posterior under a `Prior` whose scale has its full shape (Fraley and Raftery 2007)."""
-    d, k = rows.shape[1], shares.shape[1]
+    d, k, shape = rows.shape[1], shares.shape[1], shape_of(structure)
     counts, kappa, degrees = shares.sum(axis=0), prior.shrinkage, prior.degrees_of_freedom
     averages = shares.T @ rows / counts[:, None]
     means = (counts[:, None] * averages + kappa * prior.mean) / (counts + kappa)[:, None]
     # Σ_i s_ic (x_i - ȳ_c)(x_i - ȳ_c)ᵀ + κ N_c / (κ + N_c) (ȳ_c - m)(ȳ_c - m)ᵀ
-    second = _SECOND[structure](shares, deviations(rows, averages))
+    second = _SECOND[shape](shares, deviations(rows, averages))
     drawn = np.diag(kappa * counts / (kappa + counts))
-    second = second + prior.scale + _SECOND[structure](drawn, np.repeat((averages - prior.mean)[:, None], k, axis=1))
+    second = second + _SECOND[shape](drawn, np.repeat((averages - prior.mean)[:, None], k, axis=1))
     free = int(kappa > 0)
-    if structure == "full":
-        covariances = second / (degrees + counts + d + 1 + free)[:, None, None]
+    if structure in ("EII", "EEI"):
+        width = d if structure == "EII" else 1
+        covariances = (second.sum(axis=0) + prior.scale) / (degrees + (counts.sum() + k * free) * width + 2)
+        covariances = np.stack([covariances] * k)
+    elif shape == "full":
+        held = degrees + counts + d + 1 + free
+        covariances = constrained((second + prior.scale) / held[:, None, None], held, structure)
     elif structure == "tied":
-        covariances = second / (degrees + counts.sum() + d + 1 + k * free)
-    elif structure == "diag":
-        covariances = second / (degrees + counts + 2 + free)[:, None]
+        covariances = (second + prior.scale) / (degrees + counts.sum() + d + 1 + k * free)
+    elif shape == "diag":
+        held = degrees + counts + 2 + free
+        covariances = constrained((second + prior.scale) / held[:, None], held, structure)
     else:
-        covariances = second / (degrees + (counts + free) * d + 2)
+        covariances = (second + prior.scale) / (degrees + (counts + free) * d + 2)
     weights = (counts + prior.weight_concentration - 1) / (counts.sum() + k * (prior.weight_concentration - 1))
     return weights, means, covariances
 
@@ -157,9 +191,9 @@ def em_step(rows, weights, means, covariances, structure, row_weights=None, reg_
 
 def dense(values, structure, k, d):
     """Covariances or factors in a structure's shape as matrices (k, d, d)."""
-    if structure == "full":
+    if shape_of(structure) == "full":
         return values
-    if structure == "tied":
+    if shape_of(structure) == "tied":
         return np.broadcast_to(values, (k, d, d))
     return np.stack([np.diag(np.broadcast_to(value, d)) for value in values])
 
@@ -260,6 +294,7 @@ def random_parameters(structure, k, d, random):
         covariances = roots @ roots.swapaxes(-1, -2) + 0.1 * np.eye(d)
     else:
         covariances = random.uniform(0.5, 2.0, size=shape)
+    covariances = constrained(covariances, np.ones(k), structure)
     factors, failed = STRUCTURES[structure].factorise(covariances)
     assert failed == -1
     return Parameters(random.dirichlet(np.full(k, 5.0)), random.normal(size=(k, d)), covariances, factors)

@@ -12,6 +12,7 @@ import pandas
 import polars
 import pytest
 import sklearn
+from reference import FAMILIAR
 from sklearn import mixture as theirs
 from sklearn.base import clone
 from sklearn.datasets import make_blobs
@@ -22,14 +23,13 @@ from sklearn.preprocessing import StandardScaler
 from sklearn.utils.fixes import parse_version
 
 from fastgmm import DegenerateComponentWarning, DegenerateFitError, GaussianMixture, Mixture, RegularisationWarning
-from fastgmm.covariance import STRUCTURES
 from fastgmm.em.initialise import STARTS
 from fastgmm.sources import ArrayRows
 
 ARRAYS = ["weights_", "means_", "covariances_", "precisions_", "precisions_cholesky_"]
 FITTED = [*ARRAYS, "converged_", "n_iter_", "lower_bound_", "lower_bounds_", "n_features_in_"]
 
-every_structure = pytest.mark.parametrize("covariance_type", STRUCTURES)
+every_structure = pytest.mark.parametrize("covariance_type", FAMILIAR)
 every_start = pytest.mark.parametrize("init_params", STARTS)
 like_release_1_9 = pytest.mark.skipif(
     parse_version(sklearn.__version__) < parse_version("1.9"),
@@ -44,7 +44,7 @@ def X():
 
 @pytest.fixture(scope="module")
 def fitted(X):
-    return {name: GaussianMixture(3, covariance_type=name, random_state=0).fit(X) for name in STRUCTURES}
+    return {name: GaussianMixture(3, covariance_type=name, random_state=0).fit(X) for name in FAMILIAR}
 
 
 def start(X, k=2):

@@ -5,7 +5,7 @@ from typing import NamedTuple
 import numpy as np
 import pytest
 import reference
-from reference import as_tile, from_tile
+from reference import FAMILIAR, as_tile, from_tile
 
 from fastgmm.covariance import STRUCTURES
 from fastgmm.kernels import centred, expanded, forms, triangular
@@ -20,12 +20,12 @@ class Route(NamedTuple):
     dtype: type
 
 
-CENTRED = [Route(structure, "centred", np.float64) for structure in STRUCTURES]
-EXPANDED = [Route(structure, "expanded", dtype) for structure in STRUCTURES for dtype in (np.float64, np.float32)]
+CENTRED = [Route(structure, "centred", np.float64) for structure in FAMILIAR]
+EXPANDED = [Route(structure, "expanded", dtype) for structure in FAMILIAR for dtype in (np.float64, np.float32)]
 # Some components centred, the others expanded.
 MIXED = [Route("full", "mixed", np.float64)]
 # For rows that lack entries; here they do not.
-MASKED = [Route(structure, "masked", np.float64) for structure in STRUCTURES]
+MASKED = [Route(structure, "masked", np.float64) for structure in FAMILIAR]
 ROUTES = CENTRED + EXPANDED + MIXED + MASKED
 CLASSES = {
     ("tied", "centred"): centred.SharedTriangular,

@@ -13,7 +13,7 @@ from fastgmm.kernels._jit import COMPILED
 from fastgmm.sources import ArrayRows
 from fastgmm.statistics import Statistics, add
 
-every_structure = pytest.mark.parametrize("structure", STRUCTURES)
+every_structure = pytest.mark.parametrize("structure", reference.DISTINCT)
 ROWS = 1500 if COMPILED else 240
 pytestmark = pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
 

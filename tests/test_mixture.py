@@ -6,12 +6,12 @@ import pickle
 import mpmath
 import numpy as np
 import pytest
+from reference import FAMILIAR
 from scipy import stats
 
 from fastgmm import Mixture
-from fastgmm.covariance import STRUCTURES
 
-every_structure = pytest.mark.parametrize("covariance_type", STRUCTURES)
+every_structure = pytest.mark.parametrize("covariance_type", FAMILIAR)
 
 FALSE_ALARMS = 1e-6
 

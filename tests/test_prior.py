@@ -15,7 +15,7 @@ from fastgmm.em.initialise import regularise
 from fastgmm.kernels._jit import COMPILED
 from fastgmm.sources import ArrayRows
 
-every_structure = pytest.mark.parametrize("structure", STRUCTURES)
+every_structure = pytest.mark.parametrize("structure", reference.DISTINCT)
 pytestmark = pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
 K, D = 3, 2
 ROWS = 200 if COMPILED else 60
@@ -38,7 +38,8 @@ def problem(structure, seed=0):
 def prior_of(structure, family):
     """A prior with a scale that is no multiple of the identity where the structure has more."""
     scale = {"full": [[2.0, 0.7], [0.7, 1.0]], "tied": [[2.0, 0.7], [0.7, 1.0]], "diag": [2.0, 0.5], "spherical": 1.5}
-    return Prior(mean=np.array([1.0, -2.0]), degrees_of_freedom=3.5, scale=scale[structure], **FAMILIES[family])
+    scale = scale[reference.shape_of(structure)]
+    return Prior(mean=np.array([1.0, -2.0]), degrees_of_freedom=3.5, scale=scale, **FAMILIES[family])
 
 
 def joined(structure, family):
@@ -49,12 +50,13 @@ def scipy_log_density(prior, weights, means, covariances, structure):
     """log p(θ), constants included, by SciPy's distributions."""
     nu, kappa = prior.degrees_of_freedom, prior.shrinkage
     total = stats.dirichlet.logpdf(weights / weights.sum(), np.full(K, prior.weight_concentration))
+    different = covariances[:1] if STRUCTURES[structure].REPEATED else covariances
     if structure == "tied":
         total += stats.invwishart.logpdf(covariances, nu, prior.scale)
-    elif structure == "full":
+    elif STRUCTURES[structure].MATRICES:
         total += sum(stats.invwishart.logpdf(covariance, nu, prior.scale) for covariance in covariances)
     else:
-        total += stats.invgamma.logpdf(covariances, nu / 2, scale=np.asarray(prior.scale) / 2).sum()
+        total += stats.invgamma.logpdf(different, nu / 2, scale=np.asarray(prior.scale) / 2).sum()
     if kappa > 0:
         for mean, covariance in zip(means, reference.dense(covariances, structure, K, D), strict=True):
             total += stats.multivariate_normal.logpdf(mean, prior.mean, covariance / kappa)
@@ -116,9 +118,8 @@ def test_the_posterior_never_falls_and_ends_at_its_mode(structure, family):
         move[0] = mode[0] * (move[0] - mode[0] @ move[0])
         if STRUCTURES[structure].MATRICES:
             move[2] = move[2] + move[2].swapaxes(-1, -2)
-        ahead, behind = (
-            log_posterior(*(part + h * m for part, m in zip(mode, move, strict=True))) for h in (1e-4, -1e-4)
-        )
+        moved = ([part + h * m for part, m in zip(mode, move, strict=True)] for h in (1e-4, -1e-4))
+        ahead, behind = (log_posterior(*p[:2], reference.constrained(p[2], p[0], structure)) for p in moved)
         curvature = (ahead - 2 * best + behind) / 1e-8
         slope = (ahead - behind) / 2e-4
         assert curvature < 0 and abs(slope) < (1e-3 if COMPILED else 1e-1) * -curvature
@@ -131,7 +132,8 @@ def test_the_defaults_are_mclusts(structure):
     prior, _ = regularise(ArrayRows(rows), K, STRUCTURES[structure], Prior(), 1e-6)
     covariance = np.cov(rows.T, bias=True)
     full, variances = covariance, np.diag(covariance)
-    expected = {"full": full, "tied": full, "diag": variances, "spherical": variances.mean()}[structure] / K**0.5
+    expected = {"full": full, "tied": full, "diag": variances, "spherical": variances.mean()}
+    expected = expected[reference.shape_of(structure)] / K**0.5
     np.testing.assert_allclose(prior.scale, expected, rtol=3e-6, atol=1e-9)
     np.testing.assert_allclose(prior.mean, rows.mean(axis=0), rtol=1e-14)
     assert (prior.weight_concentration, prior.shrinkage, prior.degrees_of_freedom) == (1.0, 0.01, 6.0)
@@ -139,9 +141,9 @@ def test_the_defaults_are_mclusts(structure):
 
 @every_structure
 def test_the_default_is_free_of_units(structure):
-    """Of one unit for all features, and but for spherical of one for each; `reg_covar` has no part in it."""
+    """Of one unit for all features, and where variances differ of one for each; `reg_covar` has no part in it."""
     rows, _ = problem(structure)
-    scale = 1e-6 if structure == "spherical" else np.array([1e-9, 1e7])
+    scale = 1e-6 if structure in ("spherical", "EII", "EEV") else np.array([1e-9, 1e7])
     options = {"covariance_type": structure, "prior": "default", "init_params": "random", "random_state": 0}
     here, there = (GaussianMixture(K, **options).fit(units * rows) for units in (1.0, scale))
     np.testing.assert_allclose(there.means_ / scale, here.means_, rtol=1e-6)

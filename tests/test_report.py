@@ -7,6 +7,7 @@ import warnings
 
 import numpy as np
 import pytest
+from reference import FAMILIAR
 from sklearn.datasets import make_blobs
 from sklearn.exceptions import ConvergenceWarning
 
@@ -17,7 +18,7 @@ from fastgmm.em.initialise import STARTS
 from fastgmm.em.watch import Watch
 from fastgmm.sources import ArrayRows
 
-every_structure = pytest.mark.parametrize("covariance_type", STRUCTURES)
+every_structure = pytest.mark.parametrize("covariance_type", FAMILIAR)
 
 X = make_blobs(150, n_features=2, centers=[[0, 0], [6, 1], [0, 7]], random_state=3)[0]
 

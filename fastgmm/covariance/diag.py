@@ -24,6 +24,10 @@ _ROOT_2 = math.sqrt(2.0)
 MATRICES = False
 # Whether all components share one.
 SHARED = False
+# Whether they do although it is held for each.
+REPEATED = False
+# scikit-learn's name for covariances of this shape.
+SHAPE = "diag"
 
 
 def maximise(statistics: Statistics, prior: Hyperparameters) -> Update:
@@ -35,14 +39,8 @@ def maximise(statistics: Statistics, prior: Hyperparameters) -> Update:
     variances = squares / (moved.counts + prior.rows)[:, None]
     jumped = has_jumped(moved.shifts, variances, moved.means)
     covariances = variances + prior.ridge
-    factors, failed = _factorise(covariances, variance_floors(moved.means))
+    factors, failed = factorise(covariances, variance_floors(moved.means))
     return Update(Parameters(moved.weights, moved.means, covariances, factors), failed, jumped)
-
-
-def _factorise(covariances: np.ndarray, floors: np.ndarray) -> tuple[np.ndarray, int]:
-    bad = ~((covariances > floors) & (covariances < np.inf)).all(axis=1)
-    with np.errstate(divide="ignore", invalid="ignore"):
-        return 1.0 / np.sqrt(covariances), int(bad.argmax()) if bad.any() else -1
 
 
 def form(parameters: Parameters, single: bool = False) -> Any:
@@ -95,9 +93,16 @@ def n_covariance_parameters(k: int, d: int) -> int:
     return k * d
 
 
-def factorise(covariances: np.ndarray) -> tuple[np.ndarray, int]:
-    """Factors, and the first component with a variance that is not positive or -1."""
-    return _factorise(covariances, np.zeros_like(covariances))
+def least_rows(d: int) -> int:
+    """Rows that a component needs for variances above zero."""
+    return 2
+
+
+def factorise(covariances: np.ndarray, floors: np.ndarray | float = 0.0) -> tuple[np.ndarray, int]:
+    """Factors, and the first component with a variance that is not above its floor or -1."""
+    bad = ~((covariances > floors) & (covariances < np.inf)).all(axis=1)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return 1.0 / np.sqrt(covariances), int(bad.argmax()) if bad.any() else -1
 
 
 def factors_from_precisions(precisions: np.ndarray) -> np.ndarray:

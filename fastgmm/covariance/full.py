@@ -26,6 +26,10 @@ _ROOT_2 = math.sqrt(2.0)
 MATRICES = True
 # Whether all components share one.
 SHARED = False
+# Whether they do although it is held for each.
+REPEATED = False
+# scikit-learn's name for covariances of this shape.
+SHAPE = "full"
 
 
 @kernel
@@ -131,10 +135,15 @@ def n_covariance_parameters(k: int, d: int) -> int:
     return k * d * (d + 1) // 2
 
 
-def factorise(covariances: np.ndarray) -> tuple[np.ndarray, int]:
-    """Factors, and the first component that is not positive-definite or -1."""
+def least_rows(d: int) -> int:
+    """Rows that a component needs for a covariance of full rank."""
+    return d + 1
+
+
+def factorise(covariances: np.ndarray, floors: np.ndarray | float = 0.0) -> tuple[np.ndarray, int]:
+    """Factors, and the first component that is not positive-definite by more than its floors or -1."""
     factors = np.empty_like(covariances)
-    return factors, factorise_all(covariances, np.zeros(covariances.shape[:2]), factors)
+    return factors, factorise_all(covariances, np.broadcast_to(floors, covariances.shape[:2]).copy(), factors)
 
 
 def factors_from_precisions(precisions: np.ndarray) -> np.ndarray:

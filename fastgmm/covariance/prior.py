@@ -24,6 +24,8 @@ class Prior:
     Weights have a Dirichlet prior. The mean of a component, given its covariance Σ, is normal about `mean` with
     covariance Σ / `shrinkage`. Covariances have an inverse Wishart prior for "full" and, one for all, for "tied";
     variances an inverse gamma prior of shape `degrees_of_freedom` / 2 and scale `scale` / 2 for "diag" and "spherical".
+    "EII" and "EEI" have one such prior for all components; "EVI", "EEV" and "EVV" have one for each, on the covariances
+    they allow.
 
     Parameters
     ----------
@@ -37,10 +39,10 @@ class Prior:
     degrees_of_freedom : float, default=None
         Strength ν of the prior on covariances; None is d + 2. For matrices it must exceed d - 1, for variances 0.
     scale : float or array-like, default=None
-        Scale of the prior on covariances, in squared units of the data: (d, d) for "full" and "tied", (d,) for "diag",
-        a float for "spherical"; fewer axes stand for equal variances, or for no covariance. None is the covariance of
-        all rows in that structure, with the divisor n, over k^(2/d); its variances are raised by a millionth, so that
-        constant or collinear features have a width.
+        Scale of the prior on covariances, in squared units of the data and the shape of one covariance: (d, d) for
+        "full", (d,) for "diag", a float for "spherical"; fewer axes stand for equal variances, or for no covariance.
+        None is the covariance of all rows in that structure, with the divisor n, over k^(2/d); its variances are raised
+        by a millionth, so that constant or collinear features have a width.
 
     Raises
     ------
@@ -107,7 +109,8 @@ class Prior:
             float(self.shrinkage),
             mean,
             float(structure.prior_rows(degrees, self.shrinkage > 0, k, d)),
-            _check_scale(np.asarray(self.scale, dtype=np.float64), structure, k, d),
+            # Of a covariance held k times, each has its share of the prior.
+            _check_scale(np.asarray(self.scale, dtype=np.float64), structure, k, d) / (k if structure.REPEATED else 1),
         )
 
 

@@ -23,6 +23,10 @@ from fastgmm.statistics import Statistics
 MATRICES = False
 # Whether all components share one.
 SHARED = False
+# Whether they do although it is held for each.
+REPEATED = False
+# scikit-learn's name for covariances of this shape.
+SHAPE = "spherical"
 
 
 def maximise(statistics: Statistics, prior: Hyperparameters) -> Update:
@@ -35,14 +39,8 @@ def maximise(statistics: Statistics, prior: Hyperparameters) -> Update:
     variances = squares / (d * (moved.counts + prior.rows))
     jumped = has_jumped(moved.shifts, variances[:, None], moved.means)
     covariances = variances + prior.ridge[0]  # of all features alike
-    factors, failed = _factorise(covariances, variance_floors(moved.means).mean(1))
+    factors, failed = factorise(covariances, variance_floors(moved.means).mean(1))
     return Update(Parameters(moved.weights, moved.means, covariances, factors), failed, jumped)
-
-
-def _factorise(covariances: np.ndarray, floors: np.ndarray) -> tuple[np.ndarray, int]:
-    bad = ~((covariances > floors) & (covariances < np.inf))
-    with np.errstate(divide="ignore", invalid="ignore"):
-        return 1.0 / np.sqrt(covariances), int(bad.argmax()) if bad.any() else -1
 
 
 def form(parameters: Parameters, single: bool = False) -> Any:
@@ -96,9 +94,16 @@ def n_covariance_parameters(k: int, d: int) -> int:
     return k
 
 
-def factorise(covariances: np.ndarray) -> tuple[np.ndarray, int]:
-    """Factors, and the first component whose variance is not positive or -1."""
-    return _factorise(covariances, np.zeros_like(covariances))
+def least_rows(d: int) -> int:
+    """Rows that a component needs for a variance above zero."""
+    return 2
+
+
+def factorise(covariances: np.ndarray, floors: np.ndarray | float = 0.0) -> tuple[np.ndarray, int]:
+    """Factors, and the first component whose variance is not above its floor or -1."""
+    bad = ~((covariances > floors) & (covariances < np.inf))
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return 1.0 / np.sqrt(covariances), int(bad.argmax()) if bad.any() else -1
 
 
 def factors_from_precisions(precisions: np.ndarray) -> np.ndarray:

@@ -22,6 +22,10 @@ from fastgmm.statistics import Statistics
 MATRICES = True
 # Whether all components share one.
 SHARED = True
+# Whether they do although it is held for each.
+REPEATED = False
+# scikit-learn's name for covariances of this shape.
+SHAPE = "tied"
 
 
 def maximise(statistics: Statistics, prior: Hyperparameters) -> Update:
@@ -33,9 +37,7 @@ def maximise(statistics: Statistics, prior: Hyperparameters) -> Update:
     covariance = (scatter + np.tril(scatter, -1).T) / (moved.counts.sum() + prior.rows)
     jumped = has_jumped(moved.shifts, np.diag(covariance), moved.means)
     covariance[np.diag_indices_from(covariance)] += prior.ridge
-    floors = variance_floors(moved.means).min(0)
-    factors = np.empty_like(covariance)
-    failed = full.factorise_all(covariance[None], floors[None], factors[None])
+    factors, failed = factorise(covariance, variance_floors(moved.means).min(0))
     return Update(Parameters(moved.weights, moved.means, covariance, factors), failed, jumped)
 
 
@@ -90,9 +92,14 @@ def n_covariance_parameters(k: int, d: int) -> int:
     return d * (d + 1) // 2
 
 
-def factorise(covariances: np.ndarray) -> tuple[np.ndarray, int]:
-    """Factors, and 0 if the covariance is not positive-definite or else -1."""
-    factors, failed = full.factorise(covariances[None])
+def least_rows(d: int) -> int:
+    """Rows that a component needs for a covariance of full rank: others' serve as well."""
+    return 0
+
+
+def factorise(covariances: np.ndarray, floors: np.ndarray | float = 0.0) -> tuple[np.ndarray, int]:
+    """Factors, and 0 if the covariance is not positive-definite by more than its floors or else -1."""
+    factors, failed = full.factorise(covariances[None], floors)
     return factors[0], failed
 
 

@@ -49,13 +49,35 @@ class Moved(NamedTuple):
     shifts: np.ndarray  # (k, d): means - centres
 
 
+def count_rows(statistics: Statistics) -> np.ndarray:
+    """Rows N_c of each component, never 0, (k,)."""
+    return statistics.weight + SMALLEST_COUNT * min(1.0, np.add.reduce(statistics.weight))
+
+
+def shares_of_rows(statistics: Statistics, prior: Hyperparameters) -> np.ndarray:
+    """N_c / N with the rows that the prior joins to covariances, (k,): a component's say in what all have in common."""
+    counts = count_rows(statistics) + prior.rows
+    return counts / counts.sum()
+
+
 def move(statistics: Statistics, prior: Hyperparameters) -> Moved:
     """New weights and means; the prior has joined the statistics. Without one an empty component keeps its mean."""
-    counts = statistics.weight + SMALLEST_COUNT * min(1.0, np.add.reduce(statistics.weight))
+    counts = count_rows(statistics)
     shares = counts + prior.concentration
     held = counts + prior.shrinkage
     shifts = statistics.first / held[:, None]
     return Moved(counts, held, shares / shares.sum(), statistics.centres + shifts, shifts)
+
+
+def share_volume(found: Update, shares: np.ndarray, log_volumes: np.ndarray) -> Update:
+    """Make the volumes |S_c|^(1/d) of covariances S_c the same, whose logarithms (k,) are given; none may be zero.
+
+    λ = Σ_c N_c |S_c|^(1/d) / N, Σ_c = λ S_c / |S_c|^(1/d), for shares N_c / N (k,).
+    """
+    _, _, covariances, factors = found.parameters
+    widths = (shares @ np.exp(log_volumes[:, None] - log_volumes)).reshape(-1, *[1] * (covariances.ndim - 1))
+    scaled = {"covariances": widths * covariances, "factors": factors / np.sqrt(widths)}
+    return found._replace(parameters=found.parameters._replace(**scaled))
 
 
 @kernel

@@ -175,13 +175,11 @@ def describe_degenerate(run: Run, covariance_type: str, n_rows: float, prior: Hy
     Only of a fit that converged are duplicates a fault: before, components may still part.
     """
     parameters, structure = run.parameters, STRUCTURES[covariance_type]
-    k, d = parameters.means.shape
-    rows = parameters.weights * n_rows
+    rows, d = parameters.weights * n_rows, parameters.means.shape[1]
     empty = is_empty(parameters.weights, n_rows)
     collapsed = (feature_variances(parameters, structure).mean(axis=1) <= (1 + _ON_FLOOR) * prior.ridge.mean()) & ~empty
-    # A full covariance of fewer rows than features + 1 is singular but for the ridge, or a prior.
-    short = rows < d + 0.5 if structure.n_covariance_parameters(k, d) > k * d else rows < 1.5
-    short &= ~(empty | collapsed | structure.SHARED) & (prior.scale is None)
+    # Of fewer rows, a covariance is singular but for the ridge, or a prior.
+    short = (rows < structure.least_rows(d) - 0.5) & ~(empty | collapsed) & (prior.scale is None)
     duplicates: dict[int, list[int]] = {}
     for c, first in find_duplicates(parameters, structure, ~(empty | collapsed) & (run.outcome == "converged")):
         duplicates.setdefault(first, []).append(c)

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from fastgmm.covariance import STRUCTURES
 from fastgmm.kernels import lanes, moves
 from fastgmm.kernels.linalg import invert_lower
 from fastgmm.kernels.moves import Components
@@ -247,7 +248,7 @@ class ModeJump:
 
 def _form(mixture: Mixture) -> int:
     # The Student component, which is as wide as the mixture, is not isotropic.
-    return lanes.DIAGONAL if mixture.covariance_type in ("diag", "spherical") else lanes.FULL
+    return lanes.DIAGONAL if not STRUCTURES[mixture.covariance_type].MATRICES else lanes.FULL
 
 
 def _components(mixture: Mixture, log_weight: float = 0.0, widen: float = 1.0) -> Components:

@@ -14,6 +14,7 @@ from numba import types
 from numba.core.dispatcher import Dispatcher
 from numba.core.registry import cpu_target
 
+from fastgmm.covariance import STRUCTURES
 from fastgmm.kernels import lanes as kernels
 from fastgmm.kernels._jit import COMPILED, TILE_ROWS, TILE_STRIDE, kernel_with_signature
 from fastgmm.kernels.calls import DENSITY, address_of
@@ -312,7 +313,7 @@ _FORMS = {"full": kernels.FULL, "tied": kernels.FULL, "diag": kernels.DIAGONAL, 
 
 def mixture_factors(mixture: Mixture) -> tuple[int, np.ndarray, np.ndarray, np.ndarray]:
     """Return form, constants, means and factors of a mixture as `mixture_log_densities` takes them."""
-    form = _FORMS[mixture.covariance_type]
+    form = _FORMS[STRUCTURES[mixture.covariance_type].SHAPE]
     k, d = mixture.means.shape
     dense = mixture.factors_dense
     log_determinants = np.log(np.diagonal(dense, axis1=1, axis2=2)).sum(axis=1)

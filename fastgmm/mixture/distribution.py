@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from sklearn.utils import check_random_state
 
-from fastgmm.covariance import STRUCTURES, Parameters
+from fastgmm.covariance import ALIASES, STRUCTURES, Parameters
 from fastgmm.data import check_points
 from fastgmm.mixture.completion import complete
 from fastgmm.mixture.evaluation import evaluate
@@ -27,8 +27,8 @@ class Mixture:
     covariances : array-like
         Covariances, in squared units: (k, d, d) for "full", (d, d) for "tied", (k, d) for "diag", (k,) for
         "spherical".
-    covariance_type : {"full", "tied", "diag", "spherical"}, default="full"
-        Which shape the covariances have.
+    covariance_type : str, default="full"
+        Which shape the covariances have: one of the above, or another of those that `GaussianMixture` takes.
 
     Attributes
     ----------
@@ -73,7 +73,7 @@ class Mixture:
             array = np.array(array, dtype=np.float64)
             array.flags.writeable = False
             object.__setattr__(self, name, array)
-        object.__setattr__(self, "covariance_type", covariance_type)
+        object.__setattr__(self, "covariance_type", ALIASES.get(covariance_type, covariance_type))
         object.__setattr__(self, "_structure", STRUCTURES[covariance_type])
 
     @classmethod
