@@ -10,6 +10,7 @@ from reference import FAMILIAR
 from scipy import stats
 
 from fastgmm import Mixture
+from fastgmm.covariance import STRUCTURES
 
 every_structure = pytest.mark.parametrize("covariance_type", FAMILIAR)
 
@@ -327,7 +328,7 @@ ONE, TWO = [[1.0, 0.0], [0.0, 1.0]], [[1.0, 0.5], [0.5, 1.0]]
 MEANS = [[0.0, 0.0], [1.0, 1.0]]
 HALVES = [0.5, 0.5]
 INVALID = {
-    "covariance_type must be one of full, tied, diag, spherical, but got 'round'": (HALVES, MEANS, [ONE, TWO], "round"),
+    f"covariance_type must be one of {', '.join(STRUCTURES)}, but got 'round'.": (HALVES, MEANS, [ONE, TWO], "round"),
     "weights must have shape (k,) with k at least 1, but got ().": (1.0, MEANS, [ONE, TWO]),
     "weights must have shape (k,) with k at least 1, but got (0,).": ([], MEANS, [ONE, TWO]),
     "weights must not be negative, but component 1 has weight -0.5.": ([1.5, -0.5], MEANS, [ONE, TWO]),

@@ -10,7 +10,7 @@ import numpy as np
 
 from fastgmm.covariance import full
 from fastgmm.covariance.prior import Hyperparameters
-from fastgmm.covariance.update import Update, shares_of_rows, variance_floors
+from fastgmm.covariance.update import Parameters, Update, shares_of_rows, variance_floors
 from fastgmm.statistics import Statistics
 
 
@@ -20,11 +20,22 @@ def maximise(statistics: Statistics, prior: Hyperparameters) -> Update:
     _, means, own, _ = found.parameters
     if not np.isfinite(own).all():
         return found
-    # S_c = D_c A_c D_cᵀ, Σ_c = D_c (Σ_b N_b A_b / N) D_cᵀ
-    variances, axes = np.linalg.eigh(own)
-    covariances = (axes * (shares_of_rows(statistics, prior) @ variances)) @ axes.swapaxes(1, 2)
+    covariances = _share_variances(own, shares_of_rows(statistics, prior))
     factors, failed = full.factorise(covariances, variance_floors(means).min(axis=0))
     return Update(found.parameters._replace(covariances=covariances, factors=factors), failed, found.jumped)
+
+
+def _share_variances(own: np.ndarray, shares: np.ndarray) -> np.ndarray:
+    # S_c = D_c A_c D_cᵀ, Σ_c = D_c (Σ_b N_b A_b / N) D_cᵀ
+    variances, axes = np.linalg.eigh(own)
+    return (axes * (shares @ variances)) @ axes.swapaxes(1, 2)
+
+
+def from_vector(vector: np.ndarray, origin: Parameters) -> Parameters:
+    """Parameters that have these coordinates about `origin`, but for eigenvalues, which are made the same."""
+    point: Parameters = full.from_vector(vector, origin)
+    covariances = _share_variances(point.covariances, point.weights)
+    return point._replace(covariances=covariances, factors=full.factorise(covariances)[0])
 
 
 def n_covariance_parameters(k: int, d: int) -> int:
