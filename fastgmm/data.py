@@ -63,7 +63,9 @@ def check_weights(sample_weight: Any, rows: np.ndarray) -> tuple[np.ndarray, np.
     return (rows, weights) if kept.all() else (rows[kept], weights[kept])
 
 
-def check_points(X: Any, n_features: int, *, allow_missing: bool = False) -> tuple[np.ndarray, tuple[int, ...]]:
+def check_points(
+    X: Any, n_features: int, *, allow_missing: bool = False, name: str = "X"
+) -> tuple[np.ndarray, tuple[int, ...]]:
     """Points (..., d) as rows (n, d), and the leading shape of the answer; with one feature, (n,) is n points.
 
     Raises
@@ -75,13 +77,13 @@ def check_points(X: Any, n_features: int, *, allow_missing: bool = False) -> tup
     if n_features == 1 and points.ndim <= 1:
         points = points[..., None]
     if points.ndim == 0 or points.shape[-1] != n_features:
-        raise ValueError(f"X must have shape (..., {n_features}), the mixture's features last, but got {points.shape}.")
+        raise ValueError(f"{name} must have shape (..., {n_features}), features last, but got {points.shape}.")
     leading = points.shape[:-1]
     rows = points.reshape(-1, n_features)
     if rows.shape[0] == 0:
         return rows.astype(np.float64), leading
     finite = "allow-nan" if allow_missing else True
-    return check_array(rows, dtype="numeric", input_name="X", ensure_all_finite=finite), leading
+    return check_array(rows, dtype="numeric", input_name=name, ensure_all_finite=finite), leading
 
 
 def computes_in_float64(rows: np.ndarray) -> bool:

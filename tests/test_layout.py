@@ -39,6 +39,7 @@ VERBS = {
     "to_vector": ("parameters", "origin"),
     "from_vector": ("vector", "origin"),
     "dense": ("values", "k", "d"),
+    "from_dense": ("matrices",),
 }
 
 every_structure = pytest.mark.parametrize("name", DISTINCT)
@@ -98,6 +99,7 @@ def test_conversions_of_a_structure_agree(name):
     np.testing.assert_array_equal(module.transpose_factors(module.transpose_factors(factors)), factors)
     dense, precision = module.dense(covariances, k, d), module.dense(module.precisions(factors), k, d)
     assert dense.shape == (k, d, d)
+    np.testing.assert_array_equal(module.from_dense(dense), covariances)
     np.testing.assert_allclose(dense @ precision, np.stack([np.eye(d)] * k), atol=1e-10)
     lower = module.dense(factors, k, d)
     np.testing.assert_array_equal(lower, np.tril(lower))

@@ -104,7 +104,7 @@ def test_shapes_of_one_feature():
 
 @pytest.mark.parametrize("points", [0.0, [1.0, 2.0, 3.0], np.zeros((4, 3))])
 def test_points_of_a_wrong_shape(points):
-    with pytest.raises(ValueError, match=r"X must have shape \(..., 2\), the mixture's features last, but got \("):
+    with pytest.raises(ValueError, match=r"X must have shape \(..., 2\), features last, but got \("):
         make_mixture("full").logpdf(points)
 
 
@@ -176,7 +176,7 @@ def test_draws_have_the_distribution(covariance_type):
 
 def test_labelled_draws():
     mixture = make_mixture("full")
-    points, labels = mixture.rvs_labelled(6000, 0)
+    points, labels = mixture.rvs(6000, 0, return_labels=True)
     assert stats.chisquare(np.bincount(labels, minlength=3), 6000 * mixture.weights).pvalue > FALSE_ALARMS
     for c in range(3):
         deviations = points[labels == c] - mixture.means[c]

@@ -187,6 +187,11 @@ def dense(values: np.ndarray, k: int, d: int) -> np.ndarray:
     return values
 
 
+def from_dense(matrices: np.ndarray) -> np.ndarray:
+    """The inverse of `dense`."""
+    return matrices
+
+
 def to_vector(parameters: Parameters, origin: Parameters) -> np.ndarray:
     """Coordinates about `origin`, where they are zero; see `share_coordinates`."""
     weights, scale = share_coordinates(parameters.weights, origin.weights)

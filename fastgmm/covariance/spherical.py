@@ -141,6 +141,11 @@ def dense(values: np.ndarray, k: int, d: int) -> np.ndarray:
     return values[:, None, None] * np.eye(d)
 
 
+def from_dense(matrices: np.ndarray) -> np.ndarray:
+    """The inverse of `dense`."""
+    return matrices[:, 0, 0].copy()
+
+
 def to_vector(parameters: Parameters, origin: Parameters) -> np.ndarray:
     """Coordinates about `origin`, where they are zero; see `share_coordinates`."""
     weights, scale = share_coordinates(parameters.weights, origin.weights)

@@ -6,10 +6,14 @@ from typing import Any
 
 import numpy as np
 from sklearn.utils import check_random_state
+from sklearn.utils.validation import check_is_fitted
 
 from fastgmm.covariance import ALIASES, STRUCTURES, Parameters
 from fastgmm.data import check_points
+from fastgmm.mixture import entropy, files, line
 from fastgmm.mixture.completion import complete
+from fastgmm.mixture.conditional import Conditional, check_dims, split
+from fastgmm.mixture.entropy import EntropyBounds, Estimate
 from fastgmm.mixture.evaluation import evaluate
 from fastgmm.mixture.parameters import check_parameters
 from fastgmm.sources.array import RowsOut
@@ -82,6 +86,36 @@ class Mixture:
         mixture = cls.__new__(cls)
         mixture._set(parameters, covariance_type)
         return mixture
+
+    @classmethod
+    def from_estimator(cls, estimator: Any) -> "Mixture":
+        """The distribution that a fitted estimator found.
+
+        Parameters
+        ----------
+        estimator : GaussianMixture
+            Ours or scikit-learn's; of its `BayesianGaussianMixture` the expected parameters.
+
+        Returns
+        -------
+        Mixture
+            With the estimator's weights, divided by their sum, means and covariances.
+
+        Raises
+        ------
+        NotFittedError
+            If it is not fitted.
+
+        Examples
+        --------
+        >>> from sklearn.mixture import GaussianMixture
+        >>> from fastgmm import Mixture
+        >>> Mixture.from_estimator(GaussianMixture(1).fit([[0.0], [2.0]])).mean
+        array([1.])
+        """
+        check_is_fitted(estimator, "weights_")
+        weights = np.asarray(estimator.weights_, dtype=np.float64)
+        return cls(weights / weights.sum(), estimator.means_, estimator.covariances_, estimator.covariance_type)
 
     def __setattr__(self, name: str, value: Any) -> None:
         raise AttributeError(f"A Mixture is immutable; build a new one instead of setting {name!r}.")
@@ -166,8 +200,8 @@ class Mixture:
         out = self.evaluate(rows, responsibilities=True).responsibilities
         return out.reshape(*leading, self.n_components)
 
-    def rvs(self, size: int = 1, random_state: Any = None) -> np.ndarray:
-        """Draw `size` points, shape (size, d), in random order of components.
+    def rvs(self, size: int = 1, random_state: Any = None, *, return_labels: bool = False) -> Any:
+        """Draw `size` points, in random order of components.
 
         Parameters
         ----------
@@ -175,16 +209,29 @@ class Mixture:
             Number of points.
         random_state : None, int, RandomState or Generator
             Where randomness comes from.
-        """
-        return self.rvs_labelled(size, random_state)[0]
+        return_labels : bool, default=False
+            Whether to return the components as well.
 
-    def rvs_labelled(self, size: int = 1, random_state: Any = None) -> tuple[np.ndarray, np.ndarray]:
-        """Draw points and the components they came from, shapes (size, d) and (size,)."""
+        Returns
+        -------
+        points : ndarray of shape (size, d)
+        labels : ndarray of shape (size,)
+            The component each point came from; only if asked for.
+
+        Examples
+        --------
+        >>> from fastgmm import Mixture
+        >>> mixture = Mixture([0.5, 0.5], [[0.0], [9.0]], [1.0, 1.0], "spherical")
+        >>> points, labels = mixture.rvs(100, random_state=0, return_labels=True)
+        >>> bool(((points[:, 0] > 4.5) == labels).all())
+        True
+        """
         if size < 0:
             raise ValueError(f"size must not be negative, but got {size}.")
         random = _check_random(random_state)
         labels = random.choice(self.n_components, size=size, p=self.weights / self.weights.sum())
-        return self.draw(labels, random), labels
+        points = self.draw(labels, random)
+        return (points, labels) if return_labels else points
 
     def draw(self, labels: np.ndarray, random: Any) -> np.ndarray:
         """Draw one point from the component of each label."""
@@ -194,6 +241,240 @@ class Mixture:
             mine = labels == c
             points[mine] = self.means[c] + points[mine] @ lower[c].T
         return points
+
+    def marginal(self, dims: Any) -> "Mixture":
+        """Distribution of some features alone.
+
+        Parameters
+        ----------
+        dims : int, array-like of int, or mask of shape (d,)
+            Which features, and in what order.
+
+        Returns
+        -------
+        Mixture
+            Of the same structure.
+
+        Raises
+        ------
+        ValueError
+            If `dims` is empty, names a feature twice, or one that is not there.
+
+        Examples
+        --------
+        >>> from fastgmm import Mixture
+        >>> Mixture([1.0], [[0.0, 1.0]], [[[1.0, 0.5], [0.5, 2.0]]]).marginal(1).cov
+        array([[2.]])
+        """
+        parts = split(self.parameters, self._structure, check_dims(dims, self.n_features))
+        return Mixture.from_parameters(parts.marginal, self.covariance_type)
+
+    def condition(self, dims: Any, values: Any) -> "Mixture | Conditional":
+        """Distribution of the other features given values of some: regression with a mixture.
+
+        Parameters
+        ----------
+        dims : int, array-like of int, or mask of shape (d,)
+            Which features are given: d'' of them.
+        values : array-like of shape (d'',) or (n, d'')
+            Their values; of one feature also a number, or (n,).
+
+        Returns
+        -------
+        Mixture or Conditional
+            For one row of values a `Mixture` of the other features, in their order. For n rows a `Conditional`, which
+            has mean (n, d'), cov (n, d', d'), weights (n, k), logpdf, pdf and ppf, and a `Mixture` for each row.
+
+        Raises
+        ------
+        ValueError
+            If `dims` is empty, names all features, one twice, or one that is not there; or if values have another shape
+            or are not finite and real.
+
+        References
+        ----------
+        Bishop (2006), "Pattern Recognition and Machine Learning", equations 2.81 and 2.82.
+
+        Examples
+        --------
+        >>> from fastgmm import Mixture
+        >>> mixture = Mixture([1.0], [[0.0, 1.0]], [[[1.0, 0.5], [0.5, 1.0]]])
+        >>> mixture.condition(0, 2.0).mean, mixture.condition(0, 2.0).cov
+        (array([2.]), array([[0.75]]))
+        >>> mixture.condition(0, [0.0, 2.0, 4.0]).mean[:, 0]
+        array([1., 2., 3.])
+        """
+        given = check_dims(dims, self.n_features)
+        if len(given) == self.n_features:
+            raise ValueError(f"dims names all {self.n_features} features, so that none is left to describe.")
+        rows, leading = check_points(values, len(given), name="values")
+        if len(leading) > 1:
+            raise ValueError(
+                f"values must have shape ({len(given)},) or (n, {len(given)}), but got {np.shape(values)}."
+            )
+        marginal, rest, gains = split(self.parameters, self._structure, given)
+        weights = Mixture.from_parameters(marginal, self.covariance_type).responsibilities(rows)
+        others = Mixture.from_parameters(rest, self.covariance_type)
+        conditional = Conditional(weights, np.asarray(rows, dtype=np.float64), marginal.means, others, gains)
+        return conditional if leading else conditional[0]
+
+    def cdf(self, x: Any, direction: Any = None) -> Any:
+        """Probability of at most `x`, of the only feature or of a projection.
+
+        Parameters
+        ----------
+        x : array-like of shape (...)
+            Values.
+        direction : array-like of shape (d,), optional
+            Which projection, direction · X, is at most `x`; of one feature itself by default.
+
+        Returns
+        -------
+        float or ndarray of shape (...)
+            Small probabilities to their last digits; of those near 1 take the other tail, that of -direction at -x.
+
+        Raises
+        ------
+        ValueError
+            If there are several features and no direction, or it is zero, not finite, or of another shape.
+
+        Examples
+        --------
+        >>> from fastgmm import Mixture
+        >>> mixture = Mixture([0.5, 0.5], [[0.0, 0.0], [3.0, 4.0]], [1.0, 1.0], "spherical")
+        >>> mixture.cdf(2.5, direction=[0.6, 0.8]), mixture.marginal(0).cdf(1.5)
+        (0.5, 0.5)
+        """
+        x = np.asarray(x, dtype=np.float64)
+        values = line.cdf(x, *line.project(self.parameters, self._structure, direction))
+        return float(values) if values.ndim == 0 else values
+
+    def ppf(self, q: Any, direction: Any = None) -> Any:
+        """Quantile: where `cdf` is `q`.
+
+        Parameters
+        ----------
+        q : array-like of shape (...)
+            Probabilities.
+        direction : array-like of shape (d,), optional
+            Of which projection, direction · X; of one feature itself by default.
+
+        Returns
+        -------
+        float or ndarray of shape (...)
+            To the digits that q determines; -inf and inf for 0 and 1.
+
+        Raises
+        ------
+        ValueError
+            If a probability is not from 0 to 1, or as for `cdf`.
+
+        Examples
+        --------
+        >>> from fastgmm import Mixture
+        >>> mixture = Mixture([0.5, 0.5], [[0.0], [4.0]], [1.0, 1.0], "spherical")
+        >>> mixture.ppf([0.0, 0.025, 0.5]).round(6)
+        array([     -inf, -1.644854,  2.      ])
+        """
+        q = line.check_probabilities(q)
+        values = line.ppf(q, *line.project(self.parameters, self._structure, direction))
+        return float(values) if values.ndim == 0 else values
+
+    def entropy_bounds(self) -> EntropyBounds:
+        """Bounds on the differential entropy, -E log p(X), in nats.
+
+        Returns
+        -------
+        EntropyBounds
+            `lower` and `upper`, the best of several in closed form. They meet where components coincide or are far
+            apart.
+
+        References
+        ----------
+        Huber, Bailey, Durrant-Whyte and Hanebeck (2008), "On entropy approximation for Gaussian mixture random
+        vectors", IEEE MFI, 181-188. Kolchinsky and Tracey (2017), "Estimating mixture entropy with pairwise distances",
+        Entropy 19, 361.
+
+        Examples
+        --------
+        >>> from fastgmm import Mixture
+        >>> lower, upper = Mixture([0.5, 0.5], [[0.0], [3.0]], [1.0, 1.0], "spherical").entropy_bounds()
+        >>> round(lower, 4), round(upper, 4)
+        (1.8585, 2.0083)
+        """
+        return entropy.bounds(self.weights, self.means, self.factors_dense, self.cov)
+
+    def kl(self, other: "Mixture", n: int = 100_000, random_state: Any = None) -> Estimate:
+        """Kullback-Leibler divergence E log p(X) / q(X) of another mixture q from this one, p, by Monte Carlo.
+
+        Parameters
+        ----------
+        other : Mixture
+            The distribution q, of as many features.
+        n : int, default=100_000
+            Number of draws from p.
+        random_state : None, int, RandomState or Generator
+            Where randomness comes from.
+
+        Returns
+        -------
+        Estimate
+            `value`, in nats, and its `standard_error`, which falls as 1 / √n.
+
+        Raises
+        ------
+        ValueError
+            If the numbers of features differ or `n` is less than 2.
+
+        Examples
+        --------
+        >>> from fastgmm import Mixture
+        >>> p, q = (Mixture([1.0], [[mean]], [1.0], "spherical") for mean in (0.0, 1.0))
+        >>> value, standard_error = p.kl(q, random_state=0)
+        >>> abs(value - 0.5) < 5 * standard_error
+        True
+        """
+        if not isinstance(other, Mixture) or other.n_features != self.n_features:
+            raise ValueError(f"The divergence is from another Mixture of {self.n_features} features, not {other!r}.")
+        if n < 2:
+            raise ValueError(f"n must be at least 2, but got {n}.")
+        points = self.rvs(n, random_state)
+        ratios = self.logpdf(points) - other.logpdf(points)
+        if np.isinf(ratios).any():
+            return Estimate(np.inf, np.inf)
+        return Estimate(float(ratios.mean()), float(ratios.std(ddof=1) / np.sqrt(n)))
+
+    def sort(self, by: str | int = "weight") -> "Mixture":
+        """The same distribution with its components in an order that does not change from fit to fit.
+
+        Parameters
+        ----------
+        by : "weight" or int, default="weight"
+            The heaviest first, or by their means of one feature, upwards. Equal ones stay in their order.
+
+        Returns
+        -------
+        Mixture
+
+        Raises
+        ------
+        ValueError
+            If `by` is neither.
+
+        Examples
+        --------
+        >>> from fastgmm import Mixture
+        >>> Mixture([0.2, 0.8], [[0.0], [9.0]], [1.0, 2.0], "spherical").sort().weights
+        array([0.8, 0.2])
+        """
+        if isinstance(by, str) and by != "weight":
+            raise ValueError(f'by must be "weight" or the index of a feature, but got {by!r}.')
+        keys = -self.weights if isinstance(by, str) else self.means[:, check_dims(by, self.n_features)[0]]
+        order = np.argsort(keys, kind="stable")
+        weights, means, *shapes = self.parameters
+        if not self._structure.SHARED:
+            shapes = [values[order] for values in shapes]
+        return Mixture.from_parameters(Parameters(weights[order], means[order], *shapes), self.covariance_type)
 
     def impute(self, X: Any) -> np.ndarray:
         """Points with their missing entries at their conditional means, given the observed entries.
@@ -268,9 +549,7 @@ class Mixture:
 
     def save(self, path: str | Path) -> None:
         """Write to a NumPy .npz file, without pickle."""
-        arrays = self.parameters._asdict() | {"covariance_type": np.array(self.covariance_type)}
-        with open(path, "wb") as file:
-            np.savez(file, **arrays)
+        files.write(path, self.parameters, self.covariance_type)
 
     @classmethod
     def load(cls, path: str | Path) -> "Mixture":
@@ -281,26 +560,8 @@ class Mixture:
         ValueError
             If the file is no .npz archive, lacks an array, or holds parameters that are not a mixture's.
         """
-        arrays = _read_arrays(path)
-        missing = {*Parameters._fields, "covariance_type"} - set(arrays)
-        if missing:
-            raise ValueError(f"{path} is not a saved Mixture: it has no {', '.join(sorted(missing))}.")
-        parameters = Parameters(*(arrays[name] for name in Parameters._fields))
-        covariance_type = str(arrays["covariance_type"])
-        checked = cls(parameters.weights, parameters.means, parameters.covariances, covariance_type)
-        loaded = cls.from_parameters(parameters, covariance_type)
-        if parameters.factors.shape != checked.factors.shape or not loaded._factors_fit():
-            raise ValueError(f"{path} is damaged: its factors are not those of its covariances.")
-        return loaded
-
-    def _factors_fit(self) -> bool:
-        """Whether F Σ Fᵀ = 1 but for rounding, which F of a large condition magnifies."""
-        factors, covariances = self.factors_dense, self.covariances_dense
-        if not np.isfinite(factors).all():
-            return False
-        scale = (factors**2).sum(axis=(1, 2)) * np.einsum("cjj->c", covariances)
-        errors = np.abs(factors @ covariances @ factors.swapaxes(1, 2) - np.eye(self.n_features)).max(axis=(1, 2))
-        return bool((errors <= 1e-8 + 1e-13 * scale).all())
+        parameters, covariance_type = files.read(path)
+        return cls.from_parameters(parameters, covariance_type)
 
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, Mixture):
@@ -323,12 +584,3 @@ class Mixture:
 
 def _check_random(random_state: Any) -> Any:
     return random_state if isinstance(random_state, np.random.Generator) else check_random_state(random_state)
-
-
-def _read_arrays(path: str | Path) -> dict[str, np.ndarray]:
-    with open(path, "rb") as file:
-        try:
-            with np.lib.npyio.NpzFile(file, allow_pickle=False) as saved:
-                return {name: saved[name] for name in saved.files}
-        except Exception as error:  # damaged bytes make zipfile and NumPy raise errors of a dozen kinds
-            raise ValueError(f"{path} is not a saved Mixture: {error}.") from None

@@ -64,5 +64,6 @@ def _nearest(parameters: Parameters, structure: ModuleType, rows: np.ndarray) ->
         for i in np.flatnonzero(missing.any(axis=1)):
             basis = np.linalg.qr(scaled_factors[c][:, missing[i]])[0]
             scaled[i] -= basis @ (basis.T @ scaled[i])
-        distances[:, c] = (scaled**2).sum(1)
+        with np.errstate(over="ignore"):
+            distances[:, c] = (scaled**2).sum(1)
     return distances.argmin(1)

@@ -21,9 +21,9 @@ def check_parameters(weights: Any, means: Any, covariances: Any, covariance_type
     """
     if covariance_type not in STRUCTURES:
         raise ValueError(f"covariance_type must be one of {', '.join(STRUCTURES)}, but got {covariance_type!r}.")
-    weights = _check_weights(_real_array(weights, "weights"))
-    means = _check_means(_real_array(means, "means"), weights.shape[0])
-    covariances = _real_array(covariances, "covariances")
+    weights = _check_weights(real_array(weights, "weights"))
+    means = _check_means(real_array(means, "means"), weights.shape[0])
+    covariances = real_array(covariances, "covariances")
     _check_covariances(covariances, covariance_type, *means.shape)
     factors, failed = STRUCTURES[covariance_type].factorise(covariances)
     if failed >= 0:
@@ -34,7 +34,8 @@ def check_parameters(weights: Any, means: Any, covariances: Any, covariance_type
     return Parameters(weights, means, covariances, factors)
 
 
-def _real_array(values: Any, name: str) -> np.ndarray:
+def real_array(values: Any, name: str) -> np.ndarray:
+    """An array of finite float64, or an error that says where it is not."""
     try:
         array = np.array(values, dtype=np.float64)
     except (TypeError, ValueError) as error:
