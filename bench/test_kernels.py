@@ -16,7 +16,7 @@ from fastgmm.kernels._jit import TILE_ROWS, TILE_STRIDE, threads
 from fastgmm.kernels.math import log
 from fastgmm.kernels.softmax import exponentiate
 from fastgmm.kernels.tiles import load_tile
-from fastgmm.sources import ArrayRows
+from fastgmm.sources import ArrayRows, open_rows
 
 ITERATIONS = 5
 ROUNDS = 15
@@ -49,13 +49,16 @@ def _problem(structure, features, rows=20_000):
     return Problem("kernel", rows, features, COMPONENTS, structure)
 
 
-def _source_and_form(structure, features):
-    problem = _problem(structure, features)
+def _rows_and_parameters(problem):
     rows = make_rows(problem)
     start = make_start(problem, rows)
-    factors, failed = STRUCTURES[structure].factorise(start.covariances)
+    factors, failed = STRUCTURES[problem.structure].factorise(start.covariances)
     assert failed < 0
-    parameters = Parameters(start.weights, start.means, start.covariances, factors)
+    return rows, Parameters(start.weights, start.means, start.covariances, factors)
+
+
+def _source_and_form(structure, features):
+    rows, parameters = _rows_and_parameters(_problem(structure, features))
     return ArrayRows(rows), STRUCTURES[structure].form(parameters)
 
 
@@ -106,6 +109,19 @@ def test_load_tile(benchmark, features, dtype):
 def test_statistics(benchmark, structure, features):
     """Log-densities and moments: the pass of an EM iteration."""
     source, form = _source_and_form(structure, features)
+    assert _run(benchmark, source.reduce, form).lost == 0
+
+
+@pytest.mark.parametrize("share", [0.0, 0.01, 0.1, 0.5])
+@pytest.mark.parametrize("structure", STRUCTURES)
+def test_missing_entries(benchmark, structure, share):
+    """The pass of an EM iteration over rows that lack a share of their entries."""
+    problem = Problem("kernel", MANY, 8, 5, structure)
+    rows, parameters = _rows_and_parameters(problem)
+    rows[np.random.default_rng(0).random(rows.shape) < share] = np.nan
+    benchmark.extra_info["patterns"] = len(np.unique(np.isnan(rows), axis=0))
+    source = open_rows(rows, missing=share > 0)
+    form = source.form(STRUCTURES[structure], parameters)
     assert _run(benchmark, source.reduce, form).lost == 0
 
 

@@ -125,6 +125,8 @@ def _fit(case: Case) -> None:
     ).fit(X)
     model.predict(X), model.predict_proba(X), model.score_samples(X)
     model.mixture_.logpdf(X)
+    X[::2, 0] = np.nan
+    model.set_params(missing="em").fit(X).predict(X)
 
 
 def _make_rows(case: Case) -> np.ndarray:
@@ -143,5 +145,6 @@ def _draw() -> None:
     """Short chains: of a function, and of a mixture by every kernel."""
     sample(_log_density, start=np.zeros(1), draws=2, chains=2, warmup=2, seed=0)
     mixture = Mixture([0.5, 0.5], [[0.0], [1.0]], [[[1.0]], [[2.0]]])
+    mixture.impute([[np.nan]])
     kernels = (RandomWalk(), RandomWalk(adapt="am"), Independence(mixture), MixtureLocal(mixture), ModeJump(mixture))
     sample(mixture, draws=2, chains=2, warmup=2, seed=0, kernel=Mixed([(kernel, 1.0) for kernel in kernels]))

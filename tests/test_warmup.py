@@ -34,6 +34,8 @@ for structure in {structures}:
                         model = GaussianMixture(components, covariance_type=structure, max_iter=2, n_jobs=threads)
                         model.fit(points).predict(points), model.predict_proba(points), model.score(points)
                         model.mixture_.logpdf(points[:10]), model.mixture_.responsibilities(points), model.sample(3)
+                        holes = np.where(np.arange(features) == np.arange(rows)[:, None] % 3, np.nan, points)
+                        model.set_params(missing="em").fit(holes).score(holes)
     for start in ("k-means++", "random", "random_from_data"):
         GaussianMixture(2, covariance_type=structure, init_params=start, max_iter=2).fit(X)
 
@@ -43,6 +45,7 @@ def log_density(x, scale):
 
 sample(log_density, start=np.zeros(2), draws=5, args=(3.0,), seed=0)
 mixture = Mixture([0.5, 0.5], np.eye(2), np.stack([np.eye(2)] * 2))
+mixture.rvs_missing([[1.0, np.nan]])
 kernels = RandomWalk(), Independence(mixture), MixtureLocal(mixture), ModeJump(mixture), RandomWalk(adapt="am")
 sample(mixture, draws=5, seed=0, kernel=Mixed([(kernel, 1.0) for kernel in kernels]))
 """
