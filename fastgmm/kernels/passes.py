@@ -111,15 +111,18 @@ def statistics_parallel(share, rows, row_weights, form, centres, ranges, span, s
         share(np.int64(worker), rows, row_weights, form, centres, ranges, span, scratch, levels, sums)
 
 
-@kernel(inline=True)
-def _write_labels(densities, k, labels, first, count):
-    """labels = the component of the largest density, the first of equals."""
-    for i in range(count):
-        best = 0
-        for c in range(1, k):
-            if densities[c * TILE_STRIDE + i] > densities[best * TILE_STRIDE + i]:
-                best = c
-        labels[first + i] = best
+@kernel
+def _find_largest(densities, k, largest, where):
+    """Set `largest` to each row's largest log-density, and `where` to the component it is of, the first of equals."""
+    for i in range(TILE_ROWS):
+        largest[i] = densities[i]
+        where[i] = 0
+    for c in range(1, k):
+        offset = c * TILE_STRIDE
+        for i in range(TILE_ROWS):
+            larger = densities[offset + i] > largest[i]
+            largest[i] = densities[offset + i] if larger else largest[i]
+            where[i] = c if larger else where[i]
 
 
 @kernel(inline=True)
@@ -131,6 +134,7 @@ def rows_span(rows, form, first, last, scratch, log_likelihoods, responsibilitie
     """
     k, d = form.means.shape
     sums, largest, total, inverse, densities, tile = _cut(scratch, k)
+    where = np.empty(TILE_ROWS, np.int64)
     _clear(tile[rows.shape[1] * TILE_STRIDE : d * TILE_STRIDE])
     lost[0] = 0
     for start in range(first * RANGE_ROWS, min(rows.shape[0], last * RANGE_ROWS), TILE_ROWS):
@@ -138,11 +142,15 @@ def rows_span(rows, form, first, last, scratch, log_likelihoods, responsibilitie
         load_tile(rows, start, count, form.reference, tile)
         log_densities(form, tile, densities)
         if labels.size:
-            _write_labels(densities, k, labels, start, count)
+            _find_largest(densities, k, largest, where)
+            _copy(where, labels[start : start + count])
+            if not (log_likelihoods.size or responsibilities.size):
+                lost[0] += count_lost(largest, largest, count)
+                continue
         exponentiate(densities, k, largest, total, inverse)
-        log_sum(largest, total, sums)
         lost[0] += count_lost(largest, total, count)
         if log_likelihoods.size:
+            log_sum(largest, total, sums)
             _copy(sums, log_likelihoods[start : start + count])
         if responsibilities.size:
             for i in range(count):
