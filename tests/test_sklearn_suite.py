@@ -33,7 +33,7 @@ LEFT_OUT = {
         "in scikit-learn, exactly zero here, and so the documented error for collapsed components"
     ),
     "test_gaussian_mixture_precisions_init_diag": (
-        "gives precisions in the order in which scikit-learn's KMeans numbers two clusters; ours may number them otherwise"
+        "gives precisions in the order in which scikit-learn's KMeans numbers two clusters; ours numbers them otherwise"
     ),
     "test_gaussian_mixture_array_api_compliance": _ARRAY_API,
     "test_gaussian_mixture_raises_where_array_api_not_implemented": _ARRAY_API,
