@@ -141,6 +141,18 @@ def test_the_adapter_is_compiled_once_for_equal_types():
     assert value_of(second, np.zeros(1)) == 5.0
 
 
+@compiled_only
+def test_what_is_compiled_already_is_not_compiled_again():
+    @numba.njit
+    def density(x):
+        return -x[0]
+
+    assert evaluate(density, [2.0]) == -2.0 and not density.signatures  # but without what a call from Python needs
+    assert density(np.array([3.0])) == -3.0
+    targets._without_wrappers.cache_clear()
+    assert make_target(density, ()).compiled(1).keep[1] is density
+
+
 def test_default_arguments_and_declared_signatures_work():
     @numba.njit
     def with_default(x, scale=3.0):

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import numba
 import numpy as np
 from numba import types
+from numba.core.caching import NullCache
 from numba.core.dispatcher import Dispatcher
 from numba.core.registry import cpu_target
 
@@ -165,10 +166,11 @@ def _first_of(many: Callable[[np.ndarray], np.ndarray]) -> Callable[[np.ndarray]
 def _compiled_target(target: Any, values: tuple[Any, ...], vectorized: bool) -> Target:
     argument_types = types.Tuple([numba.typeof(value) for value in values])
     words, name = pack_arguments(values), function_name(target)
-    signature = _checked_signature(target, name, argument_types, vectorized)
+    callee = _without_wrappers(target)
+    signature = _checked_signature(callee, name, argument_types, vectorized)
 
     def compiled(dimensions: int) -> Density:
-        return compile_adapter(target, signature, argument_types, vectorized, dimensions)
+        return compile_adapter(callee, signature, argument_types, vectorized, dimensions)
 
     def one(x: np.ndarray) -> Any:
         return _call_checked(target, x, *values)
@@ -180,6 +182,14 @@ def _compiled_target(target: Any, values: tuple[Any, ...], vectorized: bool) -> 
 
     plain, per_dimension = (_first_of(many), TILE_ROWS) if vectorized else (one, 1)
     return Target(compiled, words, lambda d: d * per_dimension, plain, name, values, vectorized)
+
+
+@functools.lru_cache(maxsize=64)
+def _without_wrappers(target: Any) -> Any:
+    """The function without what calls from Python need, unless it is compiled already: compiling that takes 20 ms."""
+    if target.signatures or not isinstance(target._cache, NullCache):
+        return target
+    return numba.jit(**target.targetoptions, no_cpython_wrapper=True, no_cfunc_wrapper=True)(target.py_func)
 
 
 def _call_checked(target: Any, *arguments: Any) -> Any:
