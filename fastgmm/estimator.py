@@ -12,7 +12,7 @@ import numpy as np
 from sklearn.base import BaseEstimator, DensityMixin, _fit_context
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils import check_array, check_random_state
-from sklearn.utils._param_validation import Interval, StrOptions
+from sklearn.utils._param_validation import HasMethods, Interval, StrOptions
 from sklearn.utils.validation import check_is_fitted
 
 from fastgmm import criteria
@@ -21,7 +21,8 @@ from fastgmm.covariance.update import suits_single
 from fastgmm.data import check_rows, check_weights, computes_in_float64
 from fastgmm.em import engine
 from fastgmm.em.accelerate import PACES
-from fastgmm.em.initialise import STARTS, describe_rows, regularise, start_from_responsibilities
+from fastgmm.em.given import start_from_given
+from fastgmm.em.initialise import STARTS, Start, describe_rows, regularise, start_from_responsibilities
 from fastgmm.em.report import FitReport, StartReport, describe_degenerate, feature_variances, name_first
 from fastgmm.em.watch import Watch
 from fastgmm.kernels._jit import threads
@@ -93,8 +94,14 @@ class GaussianMixture(DensityMixin, BaseEstimator):
         Most EM iterations; 0 leaves the start.
     n_init : int, default=1
         Number of starts; the one of largest likelihood is kept. One that fails is skipped.
-    init_params : {"kmeans", "k-means++", "random", "random_from_data"}, default="kmeans"
-        How a start is found.
+    init_params : {"kmeans", "kmeans-whitened", "k-means++", "random", "random_from_data"}, callable or array-like, \
+default="kmeans"
+        How a start is found. "kmeans-whitened" looks at the data in coordinates in which their covariance is the
+        identity, for elongated clusters and features of unequal scales. An array is labels (n,), whole numbers from 0
+        to k - 1, or responsibilities (n, k), and there is one start. A callable finds those, or means: it is called
+        for each start as `init(X, n_components, random_state)` with the checked rows (n, d) and a RandomState, and
+        returns labels (n,), responsibilities (n, k) or means (k, d), of which the rows nearest to each give it a
+        weight and a covariance. What could be either is responsibilities. Every component needs a row.
     weights_init, means_init, precisions_init : array-like, default=None
         Start with these: shapes (k,), (k, d), and that of `covariances_`: (k, d, d), (d, d), (k, d) or (k,).
     random_state : int, RandomState instance or None, default=None
@@ -192,7 +199,7 @@ class GaussianMixture(DensityMixin, BaseEstimator):
         "reg_covar": [Interval(Real, 0.0, None, closed="left"), StrOptions({"auto"})],
         "max_iter": [Interval(Integral, 0, None, closed="left")],
         "n_init": [Interval(Integral, 1, None, closed="left")],
-        "init_params": [StrOptions(set(STARTS))],
+        "init_params": [StrOptions(set(STARTS)), callable, list, HasMethods("__array__")],
         "weights_init": ["array-like", None],
         "means_init": ["array-like", None],
         "precisions_init": ["array-like", None],
@@ -217,7 +224,7 @@ class GaussianMixture(DensityMixin, BaseEstimator):
         reg_covar: float | str = 1e-6,
         max_iter: int = 100,
         n_init: int = 1,
-        init_params: str = "kmeans",
+        init_params: Any = "kmeans",
         weights_init: Any = None,
         means_init: Any = None,
         precisions_init: Any = None,
@@ -313,7 +320,7 @@ class GaussianMixture(DensityMixin, BaseEstimator):
             self._check_observed(source)
             with threads(self.n_jobs):
                 self.prior_, joined = self._regularise(source)
-                best, report = self._follow_starts(source, joined, warm)
+                best, report = self._follow_starts(source, joined, self._search(rows, sample_weight), warm)
         except BaseException:
             self.__dict__ = before
             raise
@@ -366,7 +373,24 @@ class GaussianMixture(DensityMixin, BaseEstimator):
         prior = Prior() if isinstance(self.prior, str) else self.prior
         return regularise(source, self.n_components, STRUCTURES[self.covariance_type], prior, self.reg_covar)
 
-    def _follow_starts(self, source: ArrayRows, prior: Hyperparameters, warm: bool) -> tuple[engine.Run, FitReport]:
+    def _search(self, rows: np.ndarray, sample_weight: Any) -> Start:
+        """What finds a start; called as those of STARTS are."""
+        init = self.init_params
+        if isinstance(init, str):
+            return STARTS[init]
+        kept = np.ones(len(rows), bool) if sample_weight is None else np.broadcast_to(sample_weight, len(rows)) > 0
+
+        def find(
+            source: ArrayRows, k: int, structure: ModuleType, prior: Hyperparameters, random: np.random.RandomState
+        ) -> Update:
+            values = init(rows, k, random) if callable(init) else init
+            return start_from_given(values, kept, source, k, structure, prior, returned=callable(init))
+
+        return find
+
+    def _follow_starts(
+        self, source: ArrayRows, prior: Hyperparameters, search: Start, warm: bool
+    ) -> tuple[engine.Run, FitReport]:
         """Follow every start; the best run and a report on all, or an error if none reached its end."""
         random = check_random_state(self.random_state)
         runs: list[engine.Run] = []
@@ -374,11 +398,12 @@ class GaussianMixture(DensityMixin, BaseEstimator):
         with Watch(
             self.verbose, self.verbose_interval, self.progress, self.callback, self.covariance_type, self.max_iter
         ) as watch:
-            for index in range(1 if warm else self.n_init):
+            named = isinstance(self.init_params, str) or callable(self.init_params)
+            for index in range(self.n_init if named and not warm else 1):
                 began = time.perf_counter()
                 watch.begin(index)
                 try:
-                    run = self._follow(source, prior, random, warm, watch)
+                    run = self._follow(source, prior, None if warm else search, random, watch)
                 except KeyboardInterrupt:  # before there was a start
                     if all(run.outcome == "failed" for run in runs):
                         raise
@@ -398,10 +423,16 @@ class GaussianMixture(DensityMixin, BaseEstimator):
         return runs[best], report
 
     def _follow(
-        self, source: ArrayRows, prior: Hyperparameters, random: np.random.RandomState, warm: bool, watch: Watch
+        self,
+        source: ArrayRows,
+        prior: Hyperparameters,
+        search: Start | None,
+        random: np.random.RandomState,
+        watch: Watch,
     ) -> engine.Run:
+        """Follow EM from a start that is found, or without a search from where the last fit stopped."""
         structure = STRUCTURES[self.covariance_type]
-        start = Update(self._parameters(), -1, False) if warm else self._start(source, prior, random)
+        start = self._start(source, prior, search, random) if search else Update(self._parameters(), -1, False)
         if start.failed >= 0:
             where = structure.describe(start.failed)
             failure = f"initialisation: {where} is not positive-definite"
@@ -413,18 +444,19 @@ class GaussianMixture(DensityMixin, BaseEstimator):
             tol=self.tol,
             prior=prior,
             max_iter=self.max_iter,
-            before=self.lower_bound_ if warm else -math.inf,
+            before=-math.inf if search else self.lower_bound_,
             acceleration=self.acceleration,
             on_step=watch.step if watch.wanted else None,
         )
 
-    def _start(self, source: ArrayRows, prior: Hyperparameters, random: np.random.RandomState) -> Update:
+    def _start(
+        self, source: ArrayRows, prior: Hyperparameters, search: Start, random: np.random.RandomState
+    ) -> Update:
         """Initial parameters: what the user gave, and the rest from `init_params`."""
         structure = STRUCTURES[self.covariance_type]
         given = (self.weights_init, self.means_init, self.precisions_init)
         if any(part is None for part in given):
-            found = STARTS[self.init_params](source, self.n_components, structure, prior, random)
-            return self._override(found)
+            return self._override(search(source, self.n_components, structure, prior, random))
         placeholder = np.empty(0)
         return self._override(Update(Parameters(placeholder, placeholder, placeholder, placeholder), -1, False))
 

@@ -265,7 +265,6 @@ SAME_ERRORS = {
     "negative tol": ({"tol": -1}, GOOD),
     "negative max_iter": ({"max_iter": -1}, GOOD),
     "no starts": ({"n_init": 0}, GOOD),
-    "init_params": ({"init_params": "magic"}, GOOD),
     "random_state": ({"random_state": "dice"}, GOOD),
     "warm_start": ({"warm_start": "yes"}, GOOD),
     "verbose": ({"verbose": -1}, GOOD),

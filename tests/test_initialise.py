@@ -232,13 +232,13 @@ def test_the_sample_is_bounded_in_bytes(monkeypatch):
     assert len(initialise._some_rows(ArrayRows(wide), 60, np.random.RandomState(0)).rows) == 120
 
 
-def start_on_sample(monkeypatch, rows, most, **kwargs):
+def start_on_sample(monkeypatch, rows, most, init_params="kmeans", **kwargs):
     """The k-means start from a sample of `most` rows, and whether all rows were read for the moments."""
     passes, assign = [], initialise._assign
     monkeypatch.setattr(initialise, "KMEANS_ROWS", most)
     monkeypatch.setattr(initialise, "_ROWS_PER_COMPONENT", 1)
     monkeypatch.setattr(initialise, "_assign", lambda *given: passes.append(1) or assign(*given))
-    return start("kmeans", rows, **kwargs).parameters, bool(passes)
+    return start(init_params, rows, **kwargs).parameters, bool(passes)
 
 
 # Rows of a component that its moments need: 32 for each of 2 features, or 32 for variances and shared matrices.
@@ -380,6 +380,96 @@ def test_given_responsibilities(covariance_type):
 def test_no_rows():
     with pytest.raises(ValueError, match="no rows to start from"):
         initialise._moments(ArrayRows(X[:0]), lambda begin, end: np.ones((0, 3)), X[:3], STRUCTURES["full"])
+
+
+def elongated(n=600, seed=0):
+    """Two strips side by side, much longer than they are apart, and which of them each row is in."""
+    random = np.random.default_rng(seed)
+    labels = random.integers(2, size=n)
+    return np.column_stack([100.0 * random.normal(size=n), 6.0 * labels + random.normal(size=n)]), labels
+
+
+def means_of(rows, labels):
+    return np.array([rows[labels == c].mean(axis=0) for c in np.unique(labels)])
+
+
+@every_structure
+def test_whitening_finds_elongated_clusters(covariance_type):
+    """Of strips k-means cuts both in half; beside their width it sees their distance."""
+    rows, labels = elongated()
+    found, other = (
+        start(name, rows, k=2, covariance_type=covariance_type).parameters for name in ("kmeans-whitened", "kmeans")
+    )
+    order = found.means[:, 1].argsort()
+    np.testing.assert_allclose(found.means[order, 1], means_of(rows, labels)[:, 1], atol=0.2)
+    assert np.ptp(other.means[:, 1]) < 1.0
+
+
+@pytest.mark.parametrize("change", ["units", "tiny", "huge", "turn and shear", "offset"])
+def test_a_whitened_start_knows_no_units(change):
+    rows = elongated()[0]
+    matrix = {
+        "units": np.diag([1e-9, 1e6]),
+        "tiny": 1e-150 * np.eye(2),
+        "huge": 1e140 * np.eye(2),
+        "turn and shear": np.array([[1.0, 2.0], [-3.0, 0.5]]),
+        "offset": np.eye(2),
+    }[change]
+    offset = 1e6 if change == "offset" else 0.0
+    found = start("kmeans-whitened", rows, k=2, reg_covar=0.0).parameters
+    moved = start("kmeans-whitened", rows @ matrix + offset, k=2, reg_covar=0.0).parameters
+    expected = found.means @ matrix + offset
+    same = ((moved.means[:, None] - expected) / np.abs(matrix).max()) ** 2
+    nearest = same.sum(axis=2).argmin(axis=1)
+    assert set(nearest) == {0, 1}
+    np.testing.assert_allclose(moved.means, expected[nearest], rtol=1e-6)
+
+
+@every_structure
+@pytest.mark.parametrize("k", [2, 5])
+@pytest.mark.parametrize("case", ["constant", "collinear", "both, far away", "identical rows", "two distinct rows"])
+def test_whitening_leaves_out_directions_without_width(covariance_type, k, case):
+    rows, labels = elongated()
+    rows = {
+        "constant": np.column_stack([rows, np.full(600, 1 / 3), np.zeros(600)]),
+        "collinear": np.column_stack([rows, rows @ [0.1, 1.0]]),
+        "both, far away": np.column_stack([rows, rows @ [0.1, 1.0], np.ones(600)]) + 1e7 / 3,
+        "identical rows": np.full((20, 2), 3.7),
+        "two distinct rows": np.repeat([[0.0, 0.0], [1.0, 2.0]], 10, axis=0),
+    }[case]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        found = start("kmeans-whitened", rows, k=k, covariance_type=covariance_type)
+    assert found.failed == -1 and all(np.isfinite(part).all() for part in found.parameters)
+    assert found.parameters.weights.sum() == pytest.approx(1)
+    if k == 2 and len(rows) == 600:
+        order = found.parameters.means[:, 1].argsort()
+        np.testing.assert_allclose(found.parameters.means[order, 1], means_of(rows, labels)[:, 1], atol=0.2)
+
+
+def test_whitening_is_the_same_on_all_rows_as_on_the_sample(monkeypatch):
+    """Rows beyond the sample are labelled in the same frame."""
+    rows, labels = elongated(3000)
+    found, all_rows = start_on_sample(monkeypatch, rows, 120, k=2, init_params="kmeans-whitened")
+    assert all_rows
+    order = found.means[:, 1].argsort()
+    np.testing.assert_allclose(found.means[order], means_of(rows, labels), atol=3.0)
+    np.testing.assert_allclose(found.means[order, 1], means_of(rows, labels)[:, 1], atol=0.2)
+
+
+def test_a_frame_has_unit_covariance_and_can_be_left():
+    rows = np.random.default_rng(0).normal(size=(50, 3)) @ np.diag([1e-3, 1.0, 1e5]) + 7.0
+    weights = np.random.default_rng(1).uniform(size=50)
+    frame = initialise._whiten(initialise._Sample(rows, weights))
+    inside = frame.enter(rows)
+    np.testing.assert_allclose(np.cov(inside.T, aweights=weights, bias=True), np.eye(3), atol=1e-8)
+    np.testing.assert_allclose(frame.leave(inside), rows, rtol=1e-9)
+
+
+def test_squares_that_overflow_in_clusters():
+    """A frame has no units, moments have."""
+    with pytest.raises(ValueError, match="Scale the data"), np.errstate(all="ignore"):
+        start("kmeans-whitened", 1e160 * X)
 
 
 def test_squares_that_overflow():

@@ -1,4 +1,4 @@
-"""Where EM starts: k-means, k-means++, random responsibilities, or rows of the data."""
+"""Where EM starts: k-means, k-means++, random responsibilities, rows of the data, or what is given."""
 
 import math
 from collections.abc import Callable, Iterator
@@ -31,8 +31,14 @@ _LLOYD_ITERATIONS = 300
 # With fewer of its rows in the sample, a component's variances or its covariance matrix come from all rows.
 _ROWS_FOR_VARIANCES = 32
 _ROWS_PER_FEATURE = 32
+_EPS = float(np.finfo(np.float64).eps)
+_COLLINEAR = 1e-12  # variance along an axis of features of unit variance that is none
 _REDRAWS = 64  # of rows that equal others; they may all
 _CHUNK_BYTES = 4 * 2**20  # of rows worked on in NumPy, which for a moment takes several times as much
+
+Start = Callable[[ArrayRows, int, ModuleType, Hyperparameters, np.random.RandomState], Update]
+# Rows, some at a time, their weights, and the labels of the clusters they are in.
+Clusters = Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]
 
 TOO_LARGE = (
     "Squared distances between the rows of X overflow float64. Scale the data, for instance with "
@@ -69,22 +75,38 @@ def describe_rows(source: ArrayRows, structure: ModuleType) -> tuple[np.ndarray,
 
 
 def start_from_kmeans(
-    source: ArrayRows, k: int, structure: ModuleType, prior: Hyperparameters, random: np.random.RandomState
+    source: ArrayRows,
+    k: int,
+    structure: ModuleType,
+    prior: Hyperparameters,
+    random: np.random.RandomState,
+    whitened: bool = False,
 ) -> Update:
-    """Each row wholly in the component of its nearest k-means centre."""
+    """Each row wholly in the component of its nearest k-means centre, by Euclid or, `whitened`, by Mahalanobis."""
     sample = _some_rows(source, k, random)
-    found = _kmeans(sample, k, random)
+    frame = _whiten(sample) if whitened else None
+    found = _kmeans(sample if frame is None else _Sample(frame.enter(sample.rows), sample.weights), k, random)
     if not math.isfinite(found.inertia):
         raise ValueError(TOO_LARGE)
     needed = _rows_needed(source.n_features, structure) * sample.weights[0]
     if len(sample.rows) == source.n_rows or found.counts.min() >= needed:
         clusters = partial(_cut, sample, found.labels)
     else:
-        clusters = partial(_assign, source, found.centres)
-    update: Update = structure.maximise(_cluster_moments(clusters, found.centres, structure), prior)
+        clusters = partial(_assign, source, found.centres, frame)
+    centres = found.centres if frame is None else frame.leave(found.centres)
+    return start_from_clusters(clusters, centres, structure, prior)
+
+
+def start_from_clusters(
+    clusters: Callable[[], Clusters], centres: np.ndarray, structure: ModuleType, prior: Hyperparameters
+) -> Update:
+    """Each row wholly in the component it is labelled with; `centres` (k, d) lie amid the rows."""
+    update: Update = structure.maximise(_cluster_moments(clusters, centres, structure), prior)
     if update.jumped:
         centres = update.parameters.means
         update = structure.maximise(_cluster_moments(clusters, centres, structure), prior)
+    if not np.isfinite(update.parameters.covariances).all():
+        raise ValueError(TOO_LARGE)
     return update
 
 
@@ -108,6 +130,26 @@ def start_from_random_rows(
             break
         means[repeated] = source.take(source.draw(random.uniform(size=len(repeated))))
     return start_at_rows(means, structure, prior)
+
+
+def start_from_labels(
+    source: ArrayRows, labels: np.ndarray, k: int, structure: ModuleType, prior: Hyperparameters
+) -> Update:
+    """Each row wholly in the component that its label (n,) says; every component has one."""
+
+    def clusters() -> Clusters:
+        for start, rows in _chunks(source, source.n_features):
+            stop = start + len(rows)
+            yield np.array(rows), source.weigh(start, stop), labels[start:stop].astype(np.float64)
+
+    firsts = source.take(np.unique(labels, return_index=True)[1])
+    return start_from_clusters(clusters, firsts, structure, prior)
+
+
+def start_at_means(source: ArrayRows, means: np.ndarray, structure: ModuleType, prior: Hyperparameters) -> Update:
+    """These means (k, d), with the weights and covariances of the rows nearest to each."""
+    update = start_from_clusters(partial(_assign, source, means, None), means, structure, prior)
+    return update._replace(parameters=update.parameters._replace(means=means))
 
 
 def start_at_rows(means: np.ndarray, structure: ModuleType, prior: Hyperparameters) -> Update:
@@ -186,21 +228,21 @@ def _pieces(rows: np.ndarray, width: int) -> Iterator[tuple[int, np.ndarray]]:
         yield start, rows[start : start + size]
 
 
-def _cut(sample: "_Sample", labels: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+def _cut(sample: "_Sample", labels: np.ndarray) -> Clusters:
     """Rows of the sample, some at a time, their weights and labels."""
     for start, piece in _pieces(sample.rows, sample.rows.shape[1]):
         stop = start + len(piece)
         yield piece, sample.weights[start:stop], labels[start:stop]
 
 
-def _assign(source: ArrayRows, centres: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
-    """All rows, some at a time, their weights and the labels of their nearest centres."""
+def _assign(source: ArrayRows, centres: np.ndarray, frame: "_Frame | None") -> Clusters:
+    """All rows, some at a time, their weights and the labels of their nearest centres, which are in the frame."""
     padded = distances.pad_centres(centres)
-    for start, rows in _chunks(source, source.n_features):
-        # Contiguous and writable, as the kernels were compiled for.
-        sample = _Sample(np.array(rows), source.weigh(start, start + len(rows)))
+    for start, piece in _chunks(source, source.n_features):
+        rows = np.array(piece)  # contiguous and writable, as the kernels were compiled for
+        sample = _Sample(rows if frame is None else frame.enter(rows), source.weigh(start, start + len(rows)))
         sample.assign(padded)
-        yield sample.rows, sample.weights, sample.labels[: len(rows)]
+        yield rows, sample.weights, sample.labels[: len(rows)]
 
 
 def _rows_needed(features: int, structure: ModuleType) -> int:
@@ -210,9 +252,7 @@ def _rows_needed(features: int, structure: ModuleType) -> int:
 
 
 def _cluster_moments(
-    clusters: Callable[[], Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]],
-    centres: np.ndarray,
-    structure: ModuleType,
+    clusters: Callable[[], Clusters], centres: np.ndarray, structure: ModuleType
 ) -> Statistics:
     """Moments about `centres` of the rows with each label."""
     k, d = centres.shape
@@ -273,6 +313,41 @@ class _Sample:
     def assign(self, centres: np.ndarray) -> None:
         """Set every row's label and distance to those of its nearest centre, of `centres` padded."""
         distances.nearest_centres(self.tiles, centres, self.work, self.nearest, self.labels)
+
+
+class _Frame(NamedTuple):
+    """Coordinates in which rows have unit covariance, but for directions in which they have no width."""
+
+    mean: np.ndarray  # (d,)
+    scale: np.ndarray  # (d,): deviations from the mean that are not too large or small to be squared
+    whiten: np.ndarray  # (d, d): symmetric, so that axes keep their names
+    colour: np.ndarray  # (d, d): undoes it
+
+    def enter(self, rows: np.ndarray) -> np.ndarray:
+        """Rows (n, d) in the frame's coordinates."""
+        return ((rows - self.mean) / self.scale) @ self.whiten
+
+    def leave(self, points: np.ndarray) -> np.ndarray:
+        """Points (n, d) of the frame as rows."""
+        return (points @ self.colour) * self.scale + self.mean
+
+
+def _whiten(sample: _Sample) -> _Frame:
+    """The frame of a sample, from its correlations; constant and collinear features leave directions out."""
+    shares = sample.weights / sample.weights.sum()
+    mean = shares @ sample.rows
+    deviations = sample.rows - mean
+    largest = np.abs(deviations).max(axis=0)
+    constant = largest <= 16 * _EPS * np.abs(mean)
+    deviations /= np.where(constant, np.inf, largest)
+    widths = np.sqrt(shares @ deviations**2)
+    widths[constant] = 1.0
+    deviations /= widths
+    variances, axes = np.linalg.eigh((deviations.T * shares) @ deviations)
+    deviates = np.sqrt(np.where(variances > _COLLINEAR, variances, 0.0))
+    inverses = np.divide(1.0, deviates, out=np.zeros_like(deviates), where=deviates > 0.0)
+    scale = np.where(constant, 1.0, largest * widths)
+    return _Frame(mean, scale, (axes * inverses) @ axes.T, (axes * deviates) @ axes.T)
 
 
 class _Clusters(NamedTuple):
@@ -347,8 +422,9 @@ def _lloyd(sample: _Sample, centres: np.ndarray, tolerance: float) -> _Clusters:
     return _Clusters(padded[:k, :features].copy(), counts, sample.labels[:n].copy(), inertia)
 
 
-STARTS = {
+STARTS: dict[str, Start] = {
     "kmeans": start_from_kmeans,
+    "kmeans-whitened": partial(start_from_kmeans, whitened=True),
     "k-means++": start_from_seeds,
     "random": start_from_random_responsibilities,
     "random_from_data": start_from_random_rows,
