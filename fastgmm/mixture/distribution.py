@@ -253,7 +253,7 @@ class Mixture:
         Returns
         -------
         Mixture
-            Of the same structure.
+            Of the same structure; of mclust's the familiar one with covariances of that shape.
 
         Raises
         ------
@@ -267,7 +267,7 @@ class Mixture:
         array([[2.]])
         """
         parts = split(self.parameters, self._structure, check_dims(dims, self.n_features))
-        return Mixture.from_parameters(parts.marginal, self.covariance_type)
+        return Mixture.from_parameters(parts.marginal, self._structure.SHAPE)
 
     def condition(self, dims: Any, values: Any) -> "Mixture | Conditional":
         """Distribution of the other features given values of some: regression with a mixture.
@@ -313,8 +313,8 @@ class Mixture:
                 f"values must have shape ({len(given)},) or (n, {len(given)}), but got {np.shape(values)}."
             )
         marginal, rest, gains = split(self.parameters, self._structure, given)
-        weights = Mixture.from_parameters(marginal, self.covariance_type).responsibilities(rows)
-        others = Mixture.from_parameters(rest, self.covariance_type)
+        weights = Mixture.from_parameters(marginal, self._structure.SHAPE).responsibilities(rows)
+        others = Mixture.from_parameters(rest, self._structure.SHAPE)
         conditional = Conditional(weights, np.asarray(rows, dtype=np.float64), marginal.means, others, gains)
         return conditional if leading else conditional[0]
 
