@@ -3,6 +3,7 @@
 from typing import Any
 
 import numpy as np
+from sklearn.utils import check_random_state
 from sklearn.utils.validation import _check_sample_weight, assert_all_finite, check_array, validate_data
 
 
@@ -84,6 +85,11 @@ def check_points(
         return rows.astype(np.float64), leading
     finite = "allow-nan" if allow_missing else True
     return check_array(rows, dtype="numeric", input_name=name, ensure_all_finite=finite), leading
+
+
+def check_random(random_state: Any) -> Any:
+    """A RandomState, or the Generator that was given: both have the methods that draws need."""
+    return random_state if isinstance(random_state, np.random.Generator) else check_random_state(random_state)
 
 
 def computes_in_float64(rows: np.ndarray) -> bool:

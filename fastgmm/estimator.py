@@ -1,5 +1,7 @@
 """GaussianMixture: scikit-learn's estimator over our engine. Validation, a call, attributes; no arithmetic."""
 
+import contextlib
+import copy
 import math
 import time
 import warnings
@@ -12,13 +14,19 @@ import numpy as np
 from sklearn.base import BaseEstimator, DensityMixin, _fit_context
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils import check_array, check_random_state
-from sklearn.utils._param_validation import HasMethods, Interval, StrOptions
+from sklearn.utils._param_validation import (
+    HasMethods,
+    Interval,
+    InvalidParameterError,
+    StrOptions,
+    validate_parameter_constraints,
+)
 from sklearn.utils.validation import check_is_fitted
 
 from fastgmm import criteria
 from fastgmm.covariance import STRUCTURES, Hyperparameters, Parameters, Prior, Update
 from fastgmm.covariance.update import suits_single
-from fastgmm.data import check_rows, check_weights, computes_in_float64
+from fastgmm.data import check_random, check_rows, check_weights, computes_in_float64
 from fastgmm.em import engine
 from fastgmm.em.accelerate import PACES
 from fastgmm.em.given import start_from_given
@@ -27,6 +35,7 @@ from fastgmm.em.report import FitReport, StartReport, describe_degenerate, featu
 from fastgmm.em.watch import Watch
 from fastgmm.kernels._jit import threads
 from fastgmm.mixture import Mixture
+from fastgmm.mixture.evaluation import keep_largest
 from fastgmm.sources import ArrayRows, IncompleteRows, open_rows
 
 _ILL_DEFINED = (
@@ -45,6 +54,12 @@ _INTERRUPTED = (
 _EPS = float(np.finfo(np.float64).eps)
 _LARGEST_REGULARISATION = 0.1  # of a feature's variance, before we warn
 _EVALUATED_ROWS = 1 << 18  # rows of a block where only a summary or a cast of each is kept
+
+# What scikit-learn's fitted estimator has.
+_FITTED = (
+    *("weights_", "means_", "covariances_", "precisions_", "precisions_cholesky_"),
+    *("converged_", "n_iter_", "lower_bound_", "lower_bounds_", "n_features_in_", "feature_names_in_"),
+)
 
 
 class DegenerateFitError(ValueError):
@@ -543,9 +558,7 @@ default="kmeans"
     @property
     def mixture_(self) -> Mixture:
         """The fitted distribution, from weights_, means_ and covariances_."""
-        check_is_fitted(self)
-        weights = np.asarray(self.weights_, dtype=np.float64)
-        return Mixture(weights / weights.sum(), self.means_, self.covariances_, self.covariance_type)
+        return Mixture.from_estimator(self)
 
     def _evaluate(self, rows: np.ndarray, missing: bool, what: str) -> np.ndarray:
         """One pass over rows that writes "log_likelihoods", "responsibilities" or "labels"."""
@@ -564,13 +577,39 @@ default="kmeans"
         check_is_fitted(self)
         return self._evaluate(*self._check_rows(X), "labels")
 
-    def predict_proba(self, X: Any) -> np.ndarray:
-        """Probability of each component given each row, shape (n, k).
+    def predict_proba(self, X: Any, *, top: int | None = None) -> Any:
+        """Probability of each component given each row.
 
-        A row too far from every component for float64 belongs wholly to the nearest.
+        Parameters
+        ----------
+        X : array-like of shape (n, d)
+            Rows.
+        top : int, optional
+            Keep only so many of each row's largest probabilities, in memory that grows with n x top instead of n x k.
+
+        Returns
+        -------
+        ndarray or scipy.sparse.csr_array of shape (n, k)
+            A row too far from every component for float64 belongs wholly to the nearest. With `top` it is sparse: each
+            row stores min(top, k) entries in the order of the components, the probabilities as they are without it but for
+            rounding. So `data` and `indices`, reshaped to (n, -1), are the probabilities and components of all rows,
+            and what a row's entries lack of 1 is the share of the components left out.
+
+        Raises
+        ------
+        ValueError
+            If X is invalid or `top` is not a whole number of at least 1.
         """
         check_is_fitted(self)
-        return self._evaluate(*self._check_rows(X), "responsibilities")
+        rows, missing = self._check_rows(X)
+        if top is None:
+            return self._evaluate(rows, missing, "responsibilities")
+        if not isinstance(top, Integral) or top < 1:
+            raise ValueError(f"top must be a whole number of at least 1, but got {top!r}.")
+        k = len(self.means_)
+        return keep_largest(
+            lambda block: self._evaluate(rows[block], missing, "responsibilities"), len(rows), k, min(int(top), k)
+        )
 
     def score_samples(self, X: Any) -> np.ndarray:
         """Log-likelihood of each row, shape (n,), in nats."""
@@ -604,8 +643,16 @@ default="kmeans"
         """Akaike information criterion on X, of weights (n,) if given; the lower the better."""
         return criteria.aic(self._total_log_likelihood(X, sample_weight)[0], self._n_parameters())
 
-    def sample(self, n_samples: int = 1) -> tuple[np.ndarray, np.ndarray]:
+    def sample(self, n_samples: int = 1, random_state: Any = None) -> tuple[np.ndarray, np.ndarray]:
         """Draw points from the fitted mixture.
+
+        Parameters
+        ----------
+        n_samples : int, default=1
+            Number of points.
+        random_state : None, int, RandomState or Generator
+            Where randomness comes from: None is the estimator's `random_state`, which if it is a number gives the same
+            points in every call; a Generator or RandomState goes on from call to call.
 
         Returns
         -------
@@ -617,11 +664,84 @@ default="kmeans"
         check_is_fitted(self)
         if n_samples < 1:
             raise ValueError(f"Invalid value for 'n_samples': {n_samples} . The sampling requires at least one sample.")
-        random = check_random_state(self.random_state)
+        random = check_random(self.random_state if random_state is None else random_state)
         mixture = self.mixture_
         counts = random.multinomial(n_samples, mixture.weights)
         labels = np.repeat(np.arange(self.n_components), counts)
         return mixture.draw(labels, random), labels
+
+    @classmethod
+    def from_parameters(
+        cls, weights: Any, means: Any, covariances: Any, covariance_type: str = "full", **parameters: Any
+    ) -> "GaussianMixture":
+        """A fitted estimator of a mixture that is known.
+
+        Parameters
+        ----------
+        weights, means, covariances, covariance_type
+            As for `Mixture`; see `covariance_type` for the shapes of covariances.
+        **parameters
+            Further parameters of the estimator, such as `random_state`.
+
+        Returns
+        -------
+        GaussianMixture
+            As after a fit that took no step from there: `n_iter_` is 0, `converged_` False and `lower_bound_` -inf.
+            With `warm_start=True`, `fit` goes on from these parameters.
+
+        Raises
+        ------
+        ValueError
+            If shapes disagree, weights are negative or do not sum to 1, or a covariance is not symmetric
+            positive-definite; the message names the component.
+
+        Examples
+        --------
+        >>> from fastgmm import GaussianMixture
+        >>> gm = GaussianMixture.from_parameters([0.5, 0.5], [[0.0], [9.0]], [1.0, 1.0], "spherical")
+        >>> gm.predict([[1.0], [8.0]])
+        array([0, 1])
+        """
+        mixture = Mixture(weights, means, covariances, covariance_type)
+        fitted = cls(mixture.n_components, covariance_type=covariance_type, **parameters)
+        fitted._set_fitted(engine.Run(mixture.parameters), np.float64)
+        fitted.n_features_in_ = mixture.n_features
+        return fitted
+
+    def to_sklearn(self) -> Any:
+        """The same as scikit-learn's own estimator, for tools that know no other: converters, for instance.
+
+        Returns
+        -------
+        sklearn.mixture.GaussianMixture
+            Fitted, with copies of our attributes and those parameters that it has too; what it would not accept, such
+            as `reg_covar="auto"`, stays at its default. mclust's structures become the familiar one of their shape.
+
+        Raises
+        ------
+        NotFittedError
+            If this estimator is not fitted.
+
+        Examples
+        --------
+        >>> from fastgmm import GaussianMixture
+        >>> gm = GaussianMixture.from_parameters([0.5, 0.5], [[0.0], [9.0]], [1.0, 1.0], "spherical")
+        >>> type(gm.to_sklearn()).__module__, gm.to_sklearn().predict([[1.0], [8.0]])
+        ('sklearn.mixture._gaussian_mixture', array([0, 1]))
+        """
+        from sklearn.mixture import GaussianMixture as Theirs
+
+        check_is_fitted(self)
+        theirs = Theirs()
+        ours = self.get_params(deep=False) | {"covariance_type": STRUCTURES[self.covariance_type].SHAPE}
+        for name in theirs.get_params(deep=False):
+            with contextlib.suppress(InvalidParameterError):
+                validate_parameter_constraints(Theirs._parameter_constraints, {name: ours[name]}, "GaussianMixture")
+                setattr(theirs, name, ours[name])
+        for name in _FITTED:
+            if hasattr(self, name):
+                setattr(theirs, name, copy.copy(getattr(self, name)))
+        return theirs
 
     def _n_parameters(self) -> int:
         """Free parameters: means, covariances, and weights that sum to 1."""

@@ -3,6 +3,7 @@
 import mpmath
 import numpy as np
 import pytest
+from reference import DISTINCT
 from scipy import stats
 from sklearn.exceptions import NotFittedError
 from sklearn.mixture import BayesianGaussianMixture
@@ -35,6 +36,16 @@ def test_marginals_are_integrals(covariance_type):
     at = np.array([-3.0, 0.5, 4.0])
     joint = mixture.pdf(np.stack(np.meshgrid(at, GRID, indexing="ij"), axis=-1))
     np.testing.assert_allclose(mixture.marginal(0).pdf(at), joint.sum(axis=1) * 0.05, rtol=1e-11)
+
+
+@pytest.mark.parametrize("structure", DISTINCT)
+def test_parts_of_mclusts_structures_are_familiar(structure):
+    """What some features of all components share, others need not."""
+    shape = STRUCTURES[structure].SHAPE
+    covariances = make_mixture(shape, d=3).covariances
+    mixture, plain = (Mixture([0.2, 0.3, 0.5], np.zeros((3, 3)), covariances, name) for name in (structure, shape))
+    assert mixture.marginal([0, 2]) == plain.marginal([0, 2])
+    assert mixture.condition(1, 0.5) == plain.condition(1, 0.5)
 
 
 def test_features_are_named_by_index_indices_or_mask():

@@ -24,6 +24,7 @@ from sklearn.utils.fixes import parse_version
 
 from fastgmm import DegenerateComponentWarning, DegenerateFitError, GaussianMixture, Mixture, RegularisationWarning
 from fastgmm.em.initialise import STARTS
+from fastgmm.mixture import evaluation
 from fastgmm.sources import ArrayRows
 
 ARRAYS = ["weights_", "means_", "covariances_", "precisions_", "precisions_cholesky_"]
@@ -473,6 +474,60 @@ def test_sample_is_grouped_and_follows_the_mixture(fitted, covariance_type):
     np.testing.assert_allclose(np.bincount(labels) / 4000, gm.weights_, atol=0.04)
     np.testing.assert_allclose(points.mean(axis=0), gm.mixture_.mean, atol=0.3)
     np.testing.assert_allclose(np.cov(points.T), gm.mixture_.cov, atol=1.0)
+
+
+def test_sample_follows_what_it_is_given():
+    """None keeps the estimator's own seed; a number is one; a Generator or RandomState goes on."""
+    gm = GaussianMixture.from_parameters([0.5, 0.5], [[0.0], [9.0]], [1.0, 1.0], "spherical", random_state=3)
+    np.testing.assert_array_equal(gm.sample(20)[0], gm.sample(20)[0])
+    np.testing.assert_array_equal(gm.sample(20)[0], gm.sample(20, random_state=3)[0])
+    assert not np.array_equal(gm.sample(20, 4)[0], gm.sample(20)[0])
+    for make in (np.random.default_rng, np.random.RandomState):
+        one, same = make(0), make(0)
+        first, second = gm.sample(20, one), gm.sample(20, one)
+        assert not np.array_equal(first[0], second[0])
+        for points, labels in (first, second):
+            found, components = gm.sample(20, same)
+            np.testing.assert_array_equal(found, points)
+            np.testing.assert_array_equal(components, labels)
+
+
+@pytest.mark.parametrize("dtype", [np.float64, np.float32])
+@pytest.mark.parametrize("top", [1, 3, 7, 100])
+def test_the_largest_probabilities_are_those_of_all(top, dtype, monkeypatch):
+    """Also where they are found a few rows at a time."""
+    monkeypatch.setattr(evaluation, "_SHARES", 7 * 16)
+    random = np.random.default_rng(0)
+    gm = GaussianMixture.from_parameters(np.full(7, 1 / 7), random.normal(size=(7, 2)), np.ones(7), "spherical")
+    gm.means_ = gm.means_.astype(dtype)
+    rows = random.normal(size=(50, 2)).astype(dtype)
+    every, kept = gm.predict_proba(rows), gm.predict_proba(rows, top=top)
+    m = min(top, 7)
+    assert kept.shape == (50, 7) and kept.dtype == every.dtype and kept.nnz == 50 * m and kept.has_canonical_format
+    components, shares = kept.indices.reshape(50, m), kept.data.reshape(50, m)
+    np.testing.assert_array_equal(shares, np.take_along_axis(every, components, axis=1))
+    np.testing.assert_array_equal(np.sort(shares, axis=1), np.sort(every, axis=1)[:, -m:])
+
+
+@pytest.mark.parametrize("top", [0, -1, 1.5, "all"])
+def test_how_many_probabilities_are_kept_is_a_count(top):
+    gm = GaussianMixture.from_parameters([1.0], [[0.0]], [1.0], "spherical")
+    with pytest.raises(ValueError, match="top must be a whole number of at least 1, but got"):
+        gm.predict_proba([[0.0]], top=top)
+
+
+def test_the_largest_probabilities_take_memory_of_their_own_size(monkeypatch):
+    n, k, m = 20_000, 64, 1
+    random = np.random.default_rng(0)
+    gm = GaussianMixture.from_parameters(np.full(k, 1 / k), random.normal(size=(k, 1)), np.ones(k), "spherical")
+    rows = random.normal(size=(n, 1))
+    gm.predict_proba(rows[:5], top=m)  # compiles
+    monkeypatch.setattr(evaluation, "_SHARES", 500 * k)
+    tracemalloc.start()
+    gm.predict_proba(rows, top=m)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < n * k * 8 / 4
 
 
 def test_sample_of_one(fitted):

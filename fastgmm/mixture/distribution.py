@@ -5,11 +5,10 @@ from types import ModuleType
 from typing import Any
 
 import numpy as np
-from sklearn.utils import check_random_state
 from sklearn.utils.validation import check_is_fitted
 
 from fastgmm.covariance import ALIASES, STRUCTURES, Parameters
-from fastgmm.data import check_points
+from fastgmm.data import check_points, check_random
 from fastgmm.mixture import entropy, files, line
 from fastgmm.mixture.completion import complete
 from fastgmm.mixture.conditional import Conditional, check_dims, split
@@ -228,7 +227,7 @@ class Mixture:
         """
         if size < 0:
             raise ValueError(f"size must not be negative, but got {size}.")
-        random = _check_random(random_state)
+        random = check_random(random_state)
         labels = random.choice(self.n_components, size=size, p=self.weights / self.weights.sum())
         points = self.draw(labels, random)
         return (points, labels) if return_labels else points
@@ -253,7 +252,7 @@ class Mixture:
         Returns
         -------
         Mixture
-            Of the same structure.
+            Of the same structure; of mclust's the familiar one with covariances of that shape.
 
         Raises
         ------
@@ -267,7 +266,7 @@ class Mixture:
         array([[2.]])
         """
         parts = split(self.parameters, self._structure, check_dims(dims, self.n_features))
-        return Mixture.from_parameters(parts.marginal, self.covariance_type)
+        return Mixture.from_parameters(parts.marginal, self._structure.SHAPE)
 
     def condition(self, dims: Any, values: Any) -> "Mixture | Conditional":
         """Distribution of the other features given values of some: regression with a mixture.
@@ -313,8 +312,8 @@ class Mixture:
                 f"values must have shape ({len(given)},) or (n, {len(given)}), but got {np.shape(values)}."
             )
         marginal, rest, gains = split(self.parameters, self._structure, given)
-        weights = Mixture.from_parameters(marginal, self.covariance_type).responsibilities(rows)
-        others = Mixture.from_parameters(rest, self.covariance_type)
+        weights = Mixture.from_parameters(marginal, self._structure.SHAPE).responsibilities(rows)
+        others = Mixture.from_parameters(rest, self._structure.SHAPE)
         conditional = Conditional(weights, np.asarray(rows, dtype=np.float64), marginal.means, others, gains)
         return conditional if leading else conditional[0]
 
@@ -540,7 +539,7 @@ class Mixture:
         if n < 0:
             raise ValueError(f"n must not be negative, but got {n}.")
         points, leading = check_points(X, self.n_features, allow_missing=True)
-        copies = complete(self.parameters, self._structure, points, n, _check_random(random_state))
+        copies = complete(self.parameters, self._structure, points, n, check_random(random_state))
         return copies.reshape(n, *leading, self.n_features)
 
     def evaluate(self, rows: np.ndarray, **wanted: bool) -> RowsOut:
@@ -580,7 +579,3 @@ class Mixture:
                 for name in ("weights", "means", "covariances")
             )
         return f"Mixture(\n{body},\n    covariance_type={self.covariance_type!r},\n)"
-
-
-def _check_random(random_state: Any) -> Any:
-    return random_state if isinstance(random_state, np.random.Generator) else check_random_state(random_state)

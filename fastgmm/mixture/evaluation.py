@@ -1,12 +1,16 @@
 """Passes over checked rows that write what is asked for, also where float64 ends."""
 
+from collections.abc import Callable
 from types import ModuleType
 
 import numpy as np
+from scipy.sparse import csr_array
 
 from fastgmm.covariance import Parameters
 from fastgmm.sources import open_rows
 from fastgmm.sources.array import RowsOut
+
+_SHARES = 1 << 22  # responsibilities found at a time where a few of each row's are kept
 
 
 def evaluate(
@@ -67,3 +71,15 @@ def _nearest(parameters: Parameters, structure: ModuleType, rows: np.ndarray) ->
         with np.errstate(over="ignore"):
             distances[:, c] = (scaled**2).sum(1)
     return distances.argmin(1)
+
+
+def keep_largest(responsibilities: Callable[[slice], np.ndarray], n: int, k: int, top: int) -> csr_array:
+    """The `top` largest of each row's k responsibilities, of n rows; they are asked for a block of rows at a time."""
+    indices = np.empty((n, top), np.int32)
+    blocks, size = [], max(1, _SHARES // k)
+    for start in range(0, n, size):
+        block = responsibilities(slice(start, start + size))
+        largest = np.sort(np.argpartition(block, k - top, axis=1)[:, k - top :], axis=1)
+        indices[start : start + size] = largest
+        blocks.append(np.take_along_axis(block, largest, axis=1))
+    return csr_array((np.concatenate(blocks).ravel(), indices.ravel(), np.arange(0, n * top + 1, top)), shape=(n, k))
