@@ -4,6 +4,7 @@ from fastgmm.covariance import Prior
 from fastgmm.estimator import DegenerateComponentWarning, DegenerateFitError, GaussianMixture, RegularisationWarning
 from fastgmm.mcmc.sample import sample
 from fastgmm.mixture import Mixture
+from fastgmm.selection import GaussianMixtureIC
 
 __version__ = "0.1.0"
 
@@ -11,6 +12,7 @@ __all__ = [
     "DegenerateComponentWarning",
     "DegenerateFitError",
     "GaussianMixture",
+    "GaussianMixtureIC",
     "Mixture",
     "Prior",
     "RegularisationWarning",

@@ -176,6 +176,8 @@ default="kmeans"
         Names of the features, where X had them.
     prior_ : Prior or None
         The prior with everything filled in that was left to the data.
+    n_parameters_ : int
+        Free parameters: those of means, covariances, and weights, which sum to 1.
     mixture_ : Mixture
         The fitted distribution, made from the arrays above.
 
@@ -333,25 +335,36 @@ default="kmeans"
             self._check_against_data(counted, weights is not None, warm)
             source = open_rows(counted, weights, missing=missing)
             self._check_observed(source)
-            with threads(self.n_jobs):
-                self.prior_, joined = self._regularise(source)
-                best, report = self._follow_starts(source, joined, self._search(rows, sample_weight), warm)
+            search = self._search(rows, sample_weight)
+            dtype = np.float64 if computes_in_float64(rows) else np.float32
+            cautions = self._fit_source(source, search, dtype, warm=warm)
         except BaseException:
             self.__dict__ = before
             raise
-        self._set_fitted(best, np.float64 if computes_in_float64(rows) else np.float32)
-        self.fit_report_ = report
-        if report.starts[-1].outcome == "interrupted":
-            warnings.warn(_INTERRUPTED.format(len(report.starts) - 1), ConvergenceWarning, stacklevel=4)
-        elif self.max_iter > 0:
-            if best.outcome == "max_iter":
-                warnings.warn(_NOT_CONVERGED, ConvergenceWarning, stacklevel=4)
-            degenerate = describe_degenerate(best, self.covariance_type, source.effective_rows, joined)
-            if degenerate:
-                warnings.warn(degenerate, DegenerateComponentWarning, stacklevel=4)
-            if self.prior is None and self.reg_covar != "auto":
-                self._warn_of_regularisation(source, best.parameters)
+        for message, category in cautions:
+            warnings.warn(message, category, stacklevel=4)
         return rows, missing
+
+    def _fit_source(
+        self, source: ArrayRows, search: Start, dtype: Any, *, warm: bool = False
+    ) -> list[tuple[str, type[Warning]]]:
+        """Fit all starts, set the attributes in that type, and return what there is to warn of."""
+        with threads(self.n_jobs):
+            prior, joined = self._regularise(source)
+            best, report = self._follow_starts(source, joined, search, warm)
+        self._set_fitted(best, dtype)
+        self.prior_, self.fit_report_ = prior, report
+        if report.starts[-1].outcome == "interrupted":
+            return [(_INTERRUPTED.format(len(report.starts) - 1), ConvergenceWarning)]
+        cautions: list[tuple[str, type[Warning]]] = []
+        if self.max_iter > 0:
+            if best.outcome == "max_iter":
+                cautions.append((_NOT_CONVERGED, ConvergenceWarning))
+            degenerate = describe_degenerate(best, self.covariance_type, source.effective_rows, joined)
+            cautions.append((degenerate, DegenerateComponentWarning))
+            if self.prior is None and self.reg_covar != "auto":
+                cautions.append((self._describe_regularisation(source, best.parameters), RegularisationWarning))
+        return [caution for caution in cautions if caution[0]]
 
     def _check_rows(self, X: Any, *, fitting: bool = False) -> tuple[np.ndarray, bool]:
         """Checked rows, and whether entries are missing."""
@@ -512,7 +525,8 @@ default="kmeans"
         )
         return DegenerateFitError(f"{_ILL_DEFINED} What failed: {reasons}{more}.", mixture)
 
-    def _warn_of_regularisation(self, source: ArrayRows, parameters: Parameters) -> None:
+    def _describe_regularisation(self, source: ArrayRows, parameters: Parameters) -> str:
+        """Name the features whose variance `reg_covar` rivals; empty if there are none."""
         reg_covar = float(self.reg_covar)
         variances = _data_variances(parameters, STRUCTURES[self.covariance_type], reg_covar)
         if not variances.all():  # constant, or lost in the rounding of reg_covar
@@ -520,15 +534,13 @@ default="kmeans"
             variances = np.where(variances > (16 * _EPS * mean) ** 2, variances, 0.0)
         rivalled = np.flatnonzero((variances > 0) & (reg_covar > _LARGEST_REGULARISATION * variances))
         if len(rivalled) == 0:
-            return
+            return ""
         names = getattr(self, "feature_names_in_", np.arange(self.n_features_in_))[rivalled]
-        warnings.warn(
+        return (
             f"reg_covar={reg_covar:g} is more than a tenth of the variance of feature"
             f"{'s' if len(names) > 1 else ''} {name_first(names)} (the least is "
             f"{variances[rivalled].min():.3g}) and so shapes the fit. Scale the data, for instance with "
-            "sklearn.preprocessing.StandardScaler, or lower reg_covar, or let it be relative: reg_covar='auto'.",
-            RegularisationWarning,
-            stacklevel=5,
+            "sklearn.preprocessing.StandardScaler, or lower reg_covar, or let it be relative: reg_covar='auto'."
         )
 
     def _set_fitted(self, best: engine.Run, dtype: Any) -> None:
@@ -591,8 +603,8 @@ default="kmeans"
         -------
         ndarray or scipy.sparse.csr_array of shape (n, k)
             A row too far from every component for float64 belongs wholly to the nearest. With `top` it is sparse: each
-            row stores min(top, k) entries in the order of the components, the probabilities as they are without it but for
-            rounding. So `data` and `indices`, reshaped to (n, -1), are the probabilities and components of all rows,
+            row stores min(top, k) entries in the order of the components, the probabilities as they are without it but
+            for rounding. So `data` and `indices`, reshaped to (n, -1), are the probabilities and components of all rows,
             and what a row's entries lack of 1 is the share of the components left out.
 
         Raises
@@ -618,30 +630,45 @@ default="kmeans"
 
     def score(self, X: Any, y: Any = None, sample_weight: Any = None) -> float:
         """Mean log-likelihood per row, in nats; with weights (n,) the weighted mean."""
-        log_likelihood, total_weight = self._total_log_likelihood(X, sample_weight)
+        (log_likelihood,), total_weight = self._total(X, sample_weight, "log_likelihoods")
         return log_likelihood / total_weight
 
-    def _total_log_likelihood(self, X: Any, sample_weight: Any) -> tuple[float, float]:
-        """Sum of the log-likelihood, a block of rows at a time, and of the weights."""
+    def _total(self, X: Any, sample_weight: Any, *what: str) -> tuple[list[float], float]:
+        """The sums that `_sum` takes, and that of the weights."""
         check_is_fitted(self)
         rows, missing = self._check_rows(X)
         rows, weights = check_weights(sample_weight, rows)
         total_weight = float(len(rows) if weights is None else weights.sum())
-        parts = []
-        for start in range(0, len(rows), _EVALUATED_ROWS):
-            block = slice(start, start + _EVALUATED_ROWS)
-            values = self._evaluate(rows[block], missing, "log_likelihoods")
+        return [self._sum(rows, weights, missing, each) for each in what], total_weight
+
+    def _sum(self, rows: np.ndarray, weights: np.ndarray | None, missing: bool, what: str) -> float:
+        """Sum over rows, a block at a time: log-likelihoods, or the logarithms of each row's largest responsibility."""
+        parts, width = [], 1 if what == "log_likelihoods" else len(self.weights_)
+        for start in range(0, len(rows), max(1, _EVALUATED_ROWS // width)):
+            block = slice(start, start + max(1, _EVALUATED_ROWS // width))
+            values = self._evaluate(rows[block], missing, what)
+            values = values if values.ndim == 1 else np.log(values.max(axis=1))
             parts.append(len(values) * float(values.mean()) if weights is None else float(weights[block] @ values))
-        return math.fsum(parts), total_weight
+        return math.fsum(parts)
 
     def bic(self, X: Any, sample_weight: Any = None) -> float:
         """Bayesian information criterion on X; the lower the better. With weights (n,), n is their sum."""
-        log_likelihood, total_weight = self._total_log_likelihood(X, sample_weight)
-        return criteria.bic(log_likelihood, self._n_parameters(), total_weight)
+        (log_likelihood,), total_weight = self._total(X, sample_weight, "log_likelihoods")
+        return criteria.bic(log_likelihood, self.n_parameters_, total_weight)
 
     def aic(self, X: Any, sample_weight: Any = None) -> float:
         """Akaike information criterion on X, of weights (n,) if given; the lower the better."""
-        return criteria.aic(self._total_log_likelihood(X, sample_weight)[0], self._n_parameters())
+        (log_likelihood,), _ = self._total(X, sample_weight, "log_likelihoods")
+        return criteria.aic(log_likelihood, self.n_parameters_)
+
+    def icl(self, X: Any, sample_weight: Any = None) -> float:
+        """Integrated completed likelihood criterion on X; the lower the better, and lower where clusters are distinct.
+
+        BIC of the rows with their most probable components (Biernacki, Celeux and Govaert 2000); with weights (n,), n
+        is their sum.
+        """
+        (likelihood, certainty), total_weight = self._total(X, sample_weight, "log_likelihoods", "responsibilities")
+        return criteria.icl(likelihood, certainty, self.n_parameters_, total_weight)
 
     def sample(self, n_samples: int = 1, random_state: Any = None) -> tuple[np.ndarray, np.ndarray]:
         """Draw points from the fitted mixture.
@@ -743,10 +770,15 @@ default="kmeans"
                 setattr(theirs, name, copy.copy(getattr(self, name)))
         return theirs
 
-    def _n_parameters(self) -> int:
+    @property
+    def n_parameters_(self) -> int:
         """Free parameters: means, covariances, and weights that sum to 1."""
-        k, d = self.means_.shape
-        return int(STRUCTURES[self.covariance_type].n_covariance_parameters(k, d) + k * d + k - 1)
+        check_is_fitted(self)
+        return count_parameters(self.covariance_type, *self.means_.shape)
+
+    def _n_parameters(self) -> int:
+        """The same; scikit-learn's tests call it."""
+        return self.n_parameters_
 
     def _estimate_log_weights(self) -> np.ndarray:
         """Log of the weights; converters to other formats ask for it."""
@@ -766,6 +798,11 @@ default="kmeans"
         self.weights_, self.means_, self.covariances_, self.precisions_cholesky_ = params
         structure = STRUCTURES[self.covariance_type]
         self.precisions_ = structure.precisions(structure.transpose_factors(self.precisions_cholesky_))
+
+
+def count_parameters(covariance_type: str, k: int, d: int) -> int:
+    """Free parameters of k components in d features."""
+    return int(STRUCTURES[covariance_type].n_covariance_parameters(k, d) + k * d + k - 1)
 
 
 def _data_variances(parameters: Parameters, structure: ModuleType, reg_covar: float) -> np.ndarray:

@@ -5,9 +5,10 @@ import math
 import numpy as np
 import pytest
 from reference import FAMILIAR
+from scipy.stats import multivariate_normal
 from sklearn import mixture as theirs
 
-from fastgmm import GaussianMixture, criteria
+from fastgmm import GaussianMixture, criteria, estimator
 from fastgmm.covariance import ALIASES, STRUCTURES
 
 ALIASES_OF = {name: alias for alias, name in ALIASES.items()}
@@ -17,6 +18,21 @@ ALIASES_OF = {name: alias for alias, name in ALIASES.items()}
 def test_formulas(log_likelihood, p, n):
     assert criteria.bic(log_likelihood, p, n) == -2 * log_likelihood + p * math.log(n)
     assert criteria.aic(log_likelihood, p) == -2 * log_likelihood + 2 * p
+
+
+@pytest.mark.parametrize("weighted", [False, True])
+def test_icl_is_bic_with_every_rows_component_seen(weighted, monkeypatch):
+    """-2 Σ_i log w_c N(x_i | c) over each row's most probable component, + p log n, block by block."""
+    monkeypatch.setattr(estimator, "_EVALUATED_ROWS", 50)
+    X = np.random.default_rng(0).normal(size=(60, 2))
+    weights = np.random.default_rng(1).uniform(0, 3, size=60) if weighted else np.ones(60)
+    gm = GaussianMixture(3, random_state=0).fit(X)
+    parts = zip(gm.weights_, gm.means_, gm.covariances_, strict=True)
+    densities = np.stack([np.log(w) + multivariate_normal(m, c).logpdf(X) for w, m, c in parts], axis=1)
+    expected = -2 * weights @ densities.max(axis=1) + gm.n_parameters_ * math.log(weights.sum())
+    assert gm.icl(X, sample_weight=weights if weighted else None) == pytest.approx(expected, rel=1e-12)
+    assert gm.icl(X) > gm.bic(X) + 1.0
+    assert criteria.icl(-10.0, 0.0, 3, 20) == criteria.bic(-10.0, 3, 20) and criteria.heldout(-10.0) == 20.0
 
 
 def test_more_parameters_cost_more():
@@ -36,7 +52,7 @@ def test_counts_of_parameters(covariance_type, k, d):
     assert STRUCTURES[covariance_type].n_covariance_parameters(k, d) == covariances
     gm = GaussianMixture(k, covariance_type=covariance_type)
     gm.means_ = np.zeros((k, d))
-    assert gm._n_parameters() == covariances + k * d + k - 1
+    assert gm._n_parameters() == gm.n_parameters_ == covariances + k * d + k - 1
 
 
 @pytest.mark.parametrize("covariance_type", FAMILIAR)

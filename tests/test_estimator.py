@@ -23,6 +23,7 @@ from sklearn.preprocessing import StandardScaler
 from sklearn.utils.fixes import parse_version
 
 from fastgmm import DegenerateComponentWarning, DegenerateFitError, GaussianMixture, Mixture, RegularisationWarning
+from fastgmm.covariance import STRUCTURES
 from fastgmm.em.initialise import STARTS
 from fastgmm.mixture import evaluation
 from fastgmm.sources import ArrayRows
@@ -262,7 +263,6 @@ GOOD = np.random.default_rng(0).normal(size=(20, 2))
 SAME_ERRORS = {
     "no components": ({"n_components": 0}, GOOD),
     "fractional components": ({"n_components": 1.5}, GOOD),
-    "covariance type": ({"covariance_type": "banana"}, GOOD),
     "negative tol": ({"tol": -1}, GOOD),
     "negative max_iter": ({"max_iter": -1}, GOOD),
     "no starts": ({"n_init": 0}, GOOD),
@@ -310,6 +310,14 @@ def test_fit_raises_what_scikit_learn_raises(case):
     expected = message_of(theirs.GaussianMixture(**options).fit, rows)
     assert message_of(GaussianMixture(**options).fit, rows) == expected
     assert message_of(GaussianMixture(**options).fit_predict, rows) == expected
+
+
+def test_the_error_about_structures_names_ours_as_well():
+    classes = (GaussianMixture, theirs.GaussianMixture)
+    ours, expected = (message_of(kind(covariance_type="banana").fit, GOOD) for kind in classes)
+    names = ", ".join(f"'{name}'" for name in sorted(STRUCTURES))
+    assert ours[0] == expected[0]
+    assert ours[1] == expected[1].replace("'diag', 'full', 'spherical', 'tied'", names)
 
 
 def test_an_error_names_what_scikit_learn_has_not():

@@ -83,9 +83,7 @@ def start_from_kmeans(
     whitened: bool = False,
 ) -> Update:
     """Each row wholly in the component of its nearest k-means centre, by Euclid or, `whitened`, by Mahalanobis."""
-    sample = _some_rows(source, k, random)
-    frame = _whiten(sample) if whitened else None
-    found = _kmeans(sample if frame is None else _Sample(frame.enter(sample.rows), sample.weights), k, random)
+    sample, frame, found = _find_clusters(source, k, random, whitened)
     if not math.isfinite(found.inertia):
         raise ValueError(TOO_LARGE)
     needed = _rows_needed(source.n_features, structure) * sample.weights[0]
@@ -108,6 +106,24 @@ def start_from_clusters(
     if not np.isfinite(update.parameters.covariances).all():
         raise ValueError(TOO_LARGE)
     return update
+
+
+def _find_clusters(
+    source: ArrayRows, k: int, random: np.random.RandomState, whitened: bool
+) -> tuple["_Sample", "_Frame | None", "_Clusters"]:
+    """What k-means finds; of a source with a memory once for all fits that come to it with the same random state."""
+    _, words, position, *_ = random.get_state(legacy=True)
+    key = k, whitened, position, np.asarray(words).tobytes()
+    if source.memory is not None and key in source.memory:
+        *found, after = source.memory[key]
+        random.set_state(after)
+        return tuple(found)
+    sample = _some_rows(source, k, random)
+    frame = _whiten(sample) if whitened else None
+    clusters = _kmeans(sample if frame is None else _Sample(frame.enter(sample.rows), sample.weights), k, random)
+    if source.memory is not None:
+        source.memory[key] = sample, frame, clusters, random.get_state()
+    return sample, frame, clusters
 
 
 def start_from_seeds(

@@ -44,7 +44,7 @@ class Watch:
         max_iter: int,
     ) -> None:
         self._verbose, self._interval = int(verbose), interval
-        self._bars = _import_tqdm() if progress else None
+        self._bars = import_tqdm() if progress else None
         self._bar: Any = None
         self._callback = callback
         self._covariance_type = covariance_type
@@ -110,7 +110,8 @@ class Watch:
             print(f"Initialization {status}. time lapse {elapsed:.5f}s\t lower bound {run.lower_bound:.5f}.")
 
 
-def _import_tqdm() -> Any:
+def import_tqdm() -> Any:
+    """The class of bars."""
     try:
         from tqdm.auto import tqdm
     except ImportError:

@@ -64,12 +64,15 @@ class ArrayRows:
         The shape of the rows.
     total_weight : float
         Sum of the weights; the number of rows where there are none.
+    memory : dict or None
+        Where starts keep what further fits to the same rows may use; None, where there will be none.
     """
 
     def __init__(self, rows: np.ndarray, weights: np.ndarray | None = None) -> None:
         self.n_rows, self.n_features = rows.shape
         self.total_weight = float(self.n_rows if weights is None else weights.sum())
         self._rows = rows
+        self.memory: dict[Any, Any] | None = None
         self._weights = np.empty(0) if weights is None else weights
         self._tame = weights is None or bool(weights.min() > 1e-30 and weights.max() < 1e30)  # also in float32
         self._buffers: dict[str, np.ndarray] = {}
