@@ -19,8 +19,9 @@ from bench.memory import measure_memory
 from bench.peers import MACHINE, OURS, PEERS, REFERENCE, WITHOUT_EXTRAS, choose_peers, parse_interpreters
 from bench.problems import PROBLEMS, QUICK_PROBLEMS, Problem
 from bench.report import write_report
-from bench.sampling import CHAINS, measure_sampling
+from bench.sampling import CHAINS, first_draws, measure_sampling
 from bench.sampling import describe as describe_sampling
+from bench.tables import median
 
 FOLDER = Path(__file__).resolve().parent
 RESULTS = FOLDER / "results"
@@ -49,7 +50,10 @@ def _parse(arguments: list[str]) -> argparse.Namespace:
         command.add_argument("--quick", action="store_true", help="small problems")
         command.add_argument("--only", nargs="+", metavar="NAME", help="names of problems, such as W1; stored if --out")
         command.add_argument("--out", type=Path, metavar="DIR", help="folder of what is measured")
-    sampling.add_argument("--quick", action="store_true", help="one density, few chains")
+    sampling.add_argument("--quick", action="store_true", help="one density")
+    sampling.add_argument(
+        "--only", nargs="+", metavar="NAME", choices=list(DENSITIES), help="densities; stored if --out"
+    )
     sampling.add_argument("--out", type=Path, metavar="DIR", help="folder of what is measured")
     for command in (run, fits, sampling):
         command.add_argument("--rounds", type=_positive, help="turns of each peer (default: 5, quick 2)")
@@ -199,11 +203,16 @@ def _memory(options: argparse.Namespace) -> int:
 
 
 def _sample(options: argparse.Namespace) -> int:
-    path = (options.out or RESULTS) / f"{'quick' if options.quick else 'full'}-sampling.json"
+    threads = f"{options.threads}-thread{'' if options.threads == 1 else 's'}"
+    path = (options.out or RESULTS) / f"{'quick' if options.quick else 'full'}-sampling-{threads}.json"
     rounds = options.rounds or (2 if options.quick else 5)
+    densities = options.only or list(DENSITIES)[: 1 if options.quick else None]
     results = {"machine": describe_machine(), "threads": options.threads, "rounds": rounds, "rows": []}
     began, failed = time.perf_counter(), False
-    for density, chains in itertools.product(list(DENSITIES)[: 1 if options.quick else None], CHAINS):
+    if options.threads == 1:
+        results["first_draw"] = first_draws(rounds)
+        print(f"first draws after {median(results['first_draw']['first_draw']):.3g} s", flush=True)
+    for density, chains in itertools.product(densities, CHAINS):
         try:
             row = measure_sampling(density, chains, options.threads, rounds)
         except (Disagreement, WorkerError) as error:
@@ -212,7 +221,8 @@ def _sample(options: argparse.Namespace) -> int:
             continue
         results["rows"].append(row)
         print(f"{density}, {chains} chains: {', '.join(describe_sampling(row))}", flush=True)
-        _store(results, path)
+        if options.out or not options.only:
+            _store(results, path)
     print(f"{time.perf_counter() - began:.0f} s")
     return int(failed)
 

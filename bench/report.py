@@ -1,6 +1,7 @@
 """Turn stored measurements into the README's tables and chart, so that no number in them is typed."""
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +36,7 @@ def make_report(results: dict[str, dict[str, Any]], chart: str | None = None) ->
         parts.insert(0, f"![Times faster than {REFERENCE}, by problem and library]({chart})")
     parts.append(_fold("All libraries: times faster than " + REFERENCE, _peers_part(single)))
     for name, each in results.items():
-        if name.endswith("-threads"):
+        if name.endswith("-threads") and not name.startswith("sampling"):
             parts.append(_fold(f"EM iterations on {each['threads']} threads", _threads_part(each, fits)))
     if fits:
         text = "Initialisation included, defaults throughout; medians over seeds, one thread each. " + _machine(fits)
@@ -48,8 +49,7 @@ def make_report(results: dict[str, dict[str, Any]], chart: str | None = None) ->
         parts.append(_fold("Weights and priors", f"{tables.options_table(fits)}\n\n{text}"))
     if "memory" in results:
         parts.append(_fold("Memory", _memory_part(results["memory"])))
-    if "sampling" in results:
-        parts.append(_fold("Sampling", _sampling_part(results["sampling"])))
+    parts += _sampling_parts({name: each for name, each in results.items() if name.startswith("sampling")})
     return "\n\n".join(parts)
 
 
@@ -58,9 +58,8 @@ def describe_run(results: dict[str, Any]) -> str:
     rates = [row["limit"] for row in results["rows"]]
     dgemm = tables.median(rate for each in rates for rate in each["dgemm"])
     exponential = tables.median(rate for each in rates for rate in each["exp"])
-    threads = f"{results['threads']} thread{'' if results['threads'] == 1 else 's'}"
     return (
-        f"Milliseconds per EM iteration on {threads}, float64, from the same start; interleaved rounds, "
+        f"Milliseconds per EM iteration on {_threads(results)}, float64, from the same start; interleaved rounds, "
         f"medians of {results['rounds']}; log-likelihoods compared first (to {FLOAT64_AGREEMENT:g}). The limit is the "
         f"least arithmetic of an iteration at the rate of dgemm, {dgemm / 1e9:.1f} GFLOP/s here, and one exponential a "
         f"row and component, {1e9 / exponential:.2f} ns (`bench/limits.py`). {_machine(results)}"
@@ -108,14 +107,57 @@ def _memory_part(results: dict[str, Any]) -> str:
     )
 
 
-def _sampling_part(results: dict[str, Any]) -> str:
-    threads = f"{results['threads']} thread{'' if results['threads'] == 1 else 's'}"
+def _sampling_parts(results: dict[str, dict[str, Any]]) -> Iterator[str]:
+    """The samplers on one thread in sight, what else was measured of them folded away."""
+    single = results.get("sampling-1-thread")
+    if single:
+        yield f"{_sampling_sentence(single)}\n\n{tables.sampling_table(single)}\n\n{_sampling_notes(single)}"
+    for each in results.values():
+        threads = _threads(each)
+        if each is not single:
+            yield _fold(f"Samplers on {threads}", f"{tables.sampling_table(each)}\n\n{_sampling_notes(each)}")
+        text = f"{tables.effective_table(each)}\n\nOf the coordinate that mixes worst, of all chains together."
+        yield _fold(f"Effective draws a second, on {threads}", text)
+
+
+def _sampling_sentence(results: dict[str, Any]) -> str:
+    """Say what the table shows: many chains of the first density, and how long one waits for the first draws."""
+    row = max((row for row in results["rows"] if row["density"] == results["rows"][0]["density"]), key=_chains)
+    found = {name: tables.nanoseconds(row, name) for name in row["samplers"]}
+    ours = {name: each for name, each in found.items() if name.startswith(OURS)}
+    others = {name: each for name, each in found.items() if name not in ours}
+    ways = ", ".join(f"{tables.three_digits(each)} ns ({name.split(', ')[1]})" for name, each in ours.items())
+    rivals = ", ".join(f"{name} {tables.three_digits(each)} ns" for name, each in others.items())
     text = (
-        f"Nanoseconds per step and chain of the same random walk on {threads}, calls included, medians of "
-        f"{results['rounds']} interleaved rounds; acceptance rates compared first. The last column is what {OURS}'s "
-        f"fastest way draws: effective draws of the coordinate that mixes worst. {_machine(results)}"
+        f"Samplers beside each other, on the same random walk: with {row['chains']:,} chains on {_threads(results)}, a "
+        f"step of a chain on {row['density']}, takes {ways}" + (f"; {rivals}." if rivals else ".")
     )
-    return f"{tables.sampling_table(results)}\n\n{text}"
+    if "first_draw" in results:
+        seconds = tables.median(results["first_draw"]["first_draw"])
+        text += (
+            f" In a new process, the first 1,000 draws of a density that it has never seen are there {seconds:.2f} s "
+            "after the import, compiling it included, where the kernels are in the cache."
+        )
+    return text
+
+
+def _chains(row: dict[str, Any]) -> int:
+    return int(row["chains"])
+
+
+def _sampling_notes(results: dict[str, Any]) -> str:
+    versions = {name: number for row in results["rows"] for name, number in row["versions"].items()}
+    others = ", ".join(f"{name} {number}" for name, number in versions.items() if not name.startswith(OURS))
+    return (
+        f"Nanoseconds per step and chain on {_threads(results)}, calls included, medians of {results['rounds']} "
+        f"interleaved rounds; shares of accepted candidates and means of positions compared first. {OURS} is given the "
+        "density as a `Mixture`, as a function of many points, and of one, which users write. The C++ loop uses the "
+        f"standard library's generator and one thread, emcee a vectorised density. {others}. {_machine(results)}"
+    )
+
+
+def _threads(results: dict[str, Any]) -> str:
+    return f"{results['threads']} thread{'' if results['threads'] == 1 else 's'}"
 
 
 def _fold(title: str, text: str) -> str:

@@ -1,6 +1,6 @@
 """Markdown tables of stored measurements. Nothing here measures, and nothing in a table is typed."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from bench.limits import is_bound_by_products, least_operations
@@ -214,17 +214,36 @@ def memory_table(results: Results) -> str:
     return table(heads, rows)
 
 
-def sampling_table(results: Results) -> str:
-    """Nanoseconds per step and chain, and effective draws a second of the fastest of ours."""
-    names: dict[str, None] = {}
+def samplers_in(results: Results) -> list[str]:
+    """Return every sampler that has a time in some row."""
+    found: dict[str, None] = {}
     for row in results["rows"]:
-        names.update(dict.fromkeys(row["samplers"]))
-    heads = ["density", "chains", *names, "effective draws a second"]
+        found.update(dict.fromkeys(row["samplers"]))
+    return list(found)
+
+
+def nanoseconds(row: Results, name: str) -> float | None:
+    """Return what a step of a chain takes a sampler, the median over rounds, or None where it is missing."""
+    entry = row["samplers"].get(name)
+    return median(entry["nanoseconds"]) if entry else None
+
+
+def sampling_table(results: Results) -> str:
+    """Nanoseconds per step and chain."""
+    return _samplers_table(results, lambda row, each: each)
+
+
+def effective_table(results: Results) -> str:
+    """Effective draws a second, of all chains together."""
+    return _samplers_table(results, lambda row, each: 1e9 / each * row["effective_per_step"])
+
+
+def _samplers_table(results: Results, number: Callable[[Results, float], float]) -> str:
+    names = samplers_in(results)
+    heads = ["density", "chains", *names]
     lines = [_line(heads), _line(["---", *["---:"] * (len(heads) - 1)])]
     for row in results["rows"]:
-        found = {name: median(entry["nanoseconds"]) for name, entry in row["samplers"].items()}
-        best = min(nanoseconds for name, nanoseconds in found.items() if name.startswith(OURS))
-        cells = [three_digits(found[name]) if name in found else NOTHING for name in names]
-        effective = 1e9 / best * row["effective_per_step"]
-        lines.append(_line([row["density"], f"{row['chains']:,}", *cells, three_digits(effective)]))
+        found = [nanoseconds(row, name) for name in names]
+        cells = [NOTHING if each is None else three_digits(number(row, each)) for each in found]
+        lines.append(_line([row["density"], f"{row['chains']:,}", *cells]))
     return "\n".join(lines)

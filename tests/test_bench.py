@@ -13,9 +13,10 @@ if not (ROOT / "bench").is_dir():
     pytest.skip("there is no bench beside the tests", allow_module_level=True)
 sys.path.insert(0, str(ROOT))
 
-from bench import compare, limits, measure, peers, report, tables  # noqa: E402
+from bench import compare, limits, measure, peers, report, sampling, tables  # noqa: E402
 from bench.__main__ import _parse  # noqa: E402
 from bench.client import Pool, Task, Worker, WorkerError  # noqa: E402
+from bench.densities import DENSITIES  # noqa: E402
 from bench.problems import PROBLEMS, Problem, dense_covariances, make_rows, make_start  # noqa: E402
 from bench.workers import Run  # noqa: E402
 
@@ -138,6 +139,37 @@ def test_report_has_every_part(results):
     assert gain == "15.0"
     assert cells(tables.options_table(fits_results(results)), 2)[-2:] == ["–", "1.00"]
     assert "not installed" not in text
+
+
+def sampling_results(results, threads):
+    def row(chains, **samplers):
+        found = {name: {"nanoseconds": times} for name, times in samplers.items()}
+        entry = {"density": "the plane", "chains": chains, "samplers": found, "effective_per_step": 0.25}
+        return entry | {"versions": dict.fromkeys(found, "1.0")}
+
+    many = {"fastgmm, Mixture": [10.0, 5.0, 6.0], "emcee": [400.0]}
+    rows = [row(1, **{"fastgmm, Mixture": [50.0]}), row(1_024, **many)]
+    first = {"first_draw": {"first_draw": [0.3, 0.1, 0.2]}} if threads == 1 else {}
+    return {"machine": results["machine"], "threads": threads, "rounds": 3, "rows": rows, **first}
+
+
+def test_samplers_are_reported(results):
+    stored = {f"sampling-{n}": sampling_results(results, t) for n, t in (("1-thread", 1), ("2-threads", 2))}
+    text = report.make_report({"1-thread": results, **stored})
+    sentence = "with 1,024 chains on 1 thread, a step of a chain on the plane, takes 6 ns (Mixture); emcee 400 ns."
+    for part in (sentence, "0.20 s", "Samplers on 2 threads", "emcee 1.0. P; Python 3.11, numpy 2; D."):
+        assert part in text, part
+    single = stored["sampling-1-thread"]
+    assert [cells(tables.sampling_table(single), line)[2:] for line in (2, 3)] == [["50", "–"], ["6", "400"]]
+    assert cells(tables.effective_table(single), 3)[2:] == ["41,666,667", "625,000"]
+
+
+def test_chains_about_another_mean_are_refused():
+    density = DENSITIES["the article's, 2-D"]()
+    mean = density.weights @ density.means
+    sampling._check_mean("a sampler", mean + 0.1, density, 1_024)
+    with pytest.raises(measure.Disagreement, match="a sampler: the chains' mean"):
+        sampling._check_mean("a sampler", mean + 0.5, density, 1_024)
 
 
 def test_report_needs_iterations(results):

@@ -35,6 +35,10 @@ class Server:
         """Fit with the library's defaults."""
         return _describe(self._library.fit(seed), out)
 
+    def tell_version(self) -> str:
+        """Return the library's version."""
+        return str(self._library.version)
+
     def __getattr__(self, name: str) -> Any:
         return getattr(self._library, name)
 
