@@ -604,8 +604,8 @@ default="kmeans"
         ndarray or scipy.sparse.csr_array of shape (n, k)
             A row too far from every component for float64 belongs wholly to the nearest. With `top` it is sparse: each
             row stores min(top, k) entries in the order of the components, the probabilities as they are without it but
-            for rounding. So `data` and `indices`, reshaped to (n, -1), are the probabilities and components of all rows,
-            and what a row's entries lack of 1 is the share of the components left out.
+            for rounding. So `data` and `indices`, reshaped to (n, -1), are the probabilities and components of the
+            rows, and what a row's entries lack of 1 is the share of the components left out.
 
         Raises
         ------
