@@ -16,6 +16,15 @@ from bench.densities import DENSITIES
 from bench.fits import measure_fits
 from bench.measure import Disagreement, Effort, describe_machine, measure
 from bench.memory import measure_memory
+from bench.panel import (
+    PANEL,
+    SLOW,
+    Kind,
+    describe_acceleration,
+    describe_starts,
+    measure_acceleration,
+    measure_starts,
+)
 from bench.peers import MACHINE, OURS, PEERS, REFERENCE, WITHOUT_EXTRAS, choose_peers, parse_interpreters
 from bench.problems import PROBLEMS, QUICK_PROBLEMS, Problem
 from bench.report import write_report
@@ -27,7 +36,7 @@ FOLDER = Path(__file__).resolve().parent
 RESULTS = FOLDER / "results"
 CHART = FOLDER / "charts" / "speed.png"
 README = FOLDER.parent / "README.md"
-COMMANDS = ("run", "fits", "memory", "sample", "report", "compare")
+COMMANDS = ("run", "fits", "memory", "sample", "panel", "leaps", "report", "compare")
 
 
 def _positive(text: str) -> int:
@@ -44,6 +53,8 @@ def _parse(arguments: list[str]) -> argparse.Namespace:
     fits = commands.add_parser("fits", help="whole default fits, predictions, float32 rows and more threads")
     memory = commands.add_parser("memory", help="peak memory of fits and predictions")
     sampling = commands.add_parser("sample", help="nanoseconds per step of samplers, beside every peer that is found")
+    panel = commands.add_parser("panel", help="log-likelihoods that starts lead to, on ten problems of different kinds")
+    leaps = commands.add_parser("leaps", help="passes and seconds of accelerated fits where components overlap")
     report = commands.add_parser("report", help="write the README's tables and the chart from what is stored")
     compare = commands.add_parser("compare", help="name the kernels that got slower than the baseline")
     for command in (run, fits, memory):
@@ -55,7 +66,11 @@ def _parse(arguments: list[str]) -> argparse.Namespace:
         "--only", nargs="+", metavar="NAME", choices=list(DENSITIES), help="densities; stored if --out"
     )
     sampling.add_argument("--out", type=Path, metavar="DIR", help="folder of what is measured")
-    for command in (run, fits, sampling):
+    for command in (panel, leaps):
+        command.add_argument("--quick", action="store_true", help="two problems")
+        command.add_argument("--out", type=Path, metavar="DIR", help="folder of what is measured")
+    panel.add_argument("--seeds", type=_positive, default=10, help="fits from each kind of start (default: 10)")
+    for command in (run, fits, sampling, leaps):
         command.add_argument("--rounds", type=_positive, help="turns of each peer (default: 5, quick 2)")
     for command in (run, memory, sampling):
         command.add_argument("--threads", type=_positive, default=1, help="threads each may use (default: 1)")
@@ -227,6 +242,36 @@ def _sample(options: argparse.Namespace) -> int:
     return int(failed)
 
 
+def _panel(options: argparse.Namespace) -> int:
+    def one(kind: Kind) -> dict[str, Any]:
+        return measure_starts(kind, options.seeds)
+
+    return _measure_kinds(options, "panel", PANEL, {"seeds": options.seeds}, one, describe_starts)
+
+
+def _leaps(options: argparse.Namespace) -> int:
+    rounds = options.rounds or (2 if options.quick else 5)
+
+    def one(kind: Kind) -> dict[str, Any]:
+        return measure_acceleration(kind, rounds)
+
+    return _measure_kinds(options, "leaps", SLOW, {"rounds": rounds}, one, describe_acceleration)
+
+
+def _measure_kinds(
+    options: argparse.Namespace, name: str, kinds: tuple[Kind, ...], header: dict[str, Any],
+    one: Callable[[Kind], dict[str, Any]], describe: Callable[[dict[str, Any]], str],
+) -> int:  # fmt: skip
+    path = (options.out or RESULTS) / f"{'quick' if options.quick else 'full'}-{name}.json"
+    results = {"machine": describe_machine(), **header, "rows": []}
+    for kind in kinds[: 2 if options.quick else None]:
+        row = one(kind)
+        results["rows"].append(row)
+        print(f"{kind.problem}: {describe(row)}", flush=True)
+        _store(results, path)
+    return 0
+
+
 def _report(options: argparse.Namespace) -> int:
     print(write_report(options.results, README, CHART))
     return 0
@@ -249,6 +294,8 @@ def main() -> int:
         "fits": _fits,
         "memory": _memory,
         "sample": _sample,
+        "panel": _panel,
+        "leaps": _leaps,
         "report": _report,
         "compare": _compare,
     }

@@ -1,5 +1,6 @@
 """Markdown tables of stored measurements. Nothing here measures, and nothing in a table is typed."""
 
+import math
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
@@ -247,3 +248,51 @@ def _samplers_table(results: Results, number: Callable[[Results, float], float])
         cells = [NOTHING if each is None else three_digits(number(row, each)) for each in found]
         lines.append(_line([row["density"], f"{row['chains']:,}", *cells]))
     return "\n".join(lines)
+
+
+def starts_table(results: Results) -> str:
+    """Mean log-likelihoods a row that starts lead to, with their standard errors, of ours above the reference's."""
+    heads = [REFERENCE, *(f"{name} − {REFERENCE}" for name in list(results["rows"][0]["scores"])[1:])]
+    rows = []
+    for row in results["rows"]:
+        reference, *ours = ((mean(scores), standard_error(scores)) for scores in row["scores"].values())
+        cells = [f"{reference[0]:.4f} ± {reference[1]:.4f}"]
+        cells += [f"{value - reference[0]:+.4f} ± {error:.4f}" for value, error in ours]
+        rows.append((problem_of(row), cells))
+    return table(heads, rows)
+
+
+def below_reference(results: Results) -> list[str]:
+    """Problems where our default start leads lower than the reference's, by more than the standard error of its mean.
+
+    Less than half the last digit of the table is no difference: fits end a little before their optimum.
+    """
+    names = []
+    for row in results["rows"]:
+        theirs, ours = row["scores"][REFERENCE], row["scores"][OURS]
+        if mean(ours) < mean(theirs) - standard_error(theirs) - 0.5e-4:
+            names.append(problem_of(row).name)
+    return names
+
+
+def leaps_table(results: Results) -> str:
+    """Passes and milliseconds to within a distance of the final log-likelihood, plain and accelerated."""
+    names = list(results["rows"][0]["passes"])
+    heads = [*(f"{name}: passes" for name in names), *(f"{name}, ms" for name in names), "times faster"]
+    rows = []
+    for row in results["rows"]:
+        cells = [f"{row['passes'][name]:,}" for name in names]
+        cells += [milliseconds(row["times"][name]["median_seconds"]) for name in names]
+        rows.append((problem_of(row), [*cells, times(row["times"][names[-1]]["median_ratio"])]))
+    return table(heads, rows)
+
+
+def mean(values: list[float]) -> float:
+    """Return the arithmetic mean."""
+    return math.fsum(values) / len(values)
+
+
+def standard_error(values: list[float]) -> float:
+    """Return the standard error of the mean."""
+    middle = mean(values)
+    return math.sqrt(math.fsum((value - middle) ** 2 for value in values) / (len(values) - 1) / len(values))

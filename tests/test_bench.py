@@ -1,6 +1,7 @@
 """The benchmark's parts that measure nothing: tables, report, peers left out, limits, comparison with a baseline."""
 
 import copy
+import dataclasses
 import json
 import sys
 from pathlib import Path
@@ -13,7 +14,7 @@ if not (ROOT / "bench").is_dir():
     pytest.skip("there is no bench beside the tests", allow_module_level=True)
 sys.path.insert(0, str(ROOT))
 
-from bench import compare, limits, measure, peers, report, sampling, tables  # noqa: E402
+from bench import compare, limits, measure, panel, peers, report, sampling, tables  # noqa: E402
 from bench.__main__ import _parse  # noqa: E402
 from bench.client import Pool, Task, Worker, WorkerError  # noqa: E402
 from bench.densities import DENSITIES  # noqa: E402
@@ -170,6 +171,46 @@ def test_chains_about_another_mean_are_refused():
     sampling._check_mean("a sampler", mean + 0.1, density, 1_024)
     with pytest.raises(measure.Disagreement, match="a sampler: the chains' mean"):
         sampling._check_mean("a sampler", mean + 0.5, density, 1_024)
+
+
+def panel_results(results, theirs, ours):
+    row = {"problem": vars(PROBLEMS[0]), "scores": {"scikit-learn": theirs, "fastgmm": ours, "fastgmm, whitened": ours}}
+    return {"machine": results["machine"], "seeds": len(theirs), "rows": [row]}
+
+
+def leaps_results(results):
+    times = {"plain": measure.summarise([2.0, 4.0], [2.0, 4.0]), "squarem": measure.summarise([2.0, 4.0], [0.5, 1.0])}
+    row = {"problem": vars(PROBLEMS[0]), "passes": {"plain": 1000, "squarem": 100}, "times": times}
+    return {"machine": results["machine"], "rounds": 2, "rows": [row]}
+
+
+def test_report_has_starts_and_leaps(results):
+    level = panel_results(results, [-3.0, -3.2], [-3.0, -3.0])
+    text = report.make_report({"1-thread": results, "panel": level, "leaps": leaps_results(results)})
+    assert "-3.1000 ± 0.1000 | +0.1000 ± 0.0000" in text and "On none does" in text
+    assert "1,000 | 100 | 3,000 | 750 | 4.0 |" in text
+
+
+@pytest.mark.parametrize("ours, below", [(-3.1, False), (-3.19, False), (-3.21, True)])
+def test_lower_is_by_more_than_the_standard_error(results, ours, below):
+    found = tables.below_reference(panel_results(results, [-3.0, -3.2], [ours, ours]))
+    assert found == ["W1"] * below
+
+
+def test_problems_of_the_panel_are_ten_and_the_same_in_every_run():
+    assert len({kind.problem.name for kind in panel.PANEL}) == 10
+    small = dataclasses.replace(panel.PANEL[7], problem=Problem("p", 40, 3, 4, "diag"))
+    np.testing.assert_array_equal(panel.draw_rows(small), panel.draw_rows(small))
+    assert panel.draw_rows(small).shape == (40, 3)
+    assert not np.array_equal(panel.draw_rows(small, 1), panel.draw_rows(small))
+
+
+def test_starts_and_leaps_are_measured():
+    small = dataclasses.replace(panel.SLOW[1], problem=Problem("p", 200, 2, 2, "full"))
+    scores = panel.measure_starts(small, 2)["scores"]
+    assert [len(each) for each in scores.values()] == [2, 2, 2] and np.ptp(list(scores.values())) < 0.1
+    found = panel.measure_acceleration(small, 1)
+    assert 0 < found["passes"]["squarem"] < found["passes"]["plain"]
 
 
 def test_report_needs_iterations(results):
