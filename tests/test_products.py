@@ -39,14 +39,6 @@ def packed_rows(matrix):
     return out[:-1]
 
 
-def packed_triangle(factor):
-    size = products.packed_triangle_size(len(factor))
-    out = np.full(size + 1, GUARD, factor.dtype)
-    products.pack_triangle(factor, out)
-    assert out[-1] == GUARD
-    return out[:-1]
-
-
 def multiply(matrix, initial, x):
     """initial + A x by the kernel, rows (b, k)."""
     k, count = matrix.shape
@@ -124,19 +116,6 @@ def test_packed_rows_unpack(k):
             assert np.array_equal(packed[at:end].reshape(count, height).T, matrix[part])
             at = end
         assert at == packed.size
-
-
-@pytest.mark.parametrize("d", range(1, 41))
-def test_a_packed_triangle_unpacks(d):
-    # What stands above the diagonal is not read; where a block reaches over it there are zeros.
-    factor = drawn(d, d, dtype=np.float64)
-    packed, at = packed_triangle(factor), 0
-    for part in blocks(d):
-        height = part.stop - part.start
-        end = at + height * part.stop
-        assert np.array_equal(packed[at:end].reshape(part.stop, height).T, np.tril(factor)[part, : part.stop])
-        at = end
-    assert at == packed.size <= d * (d + 3) // 2
 
 
 @both_precisions

@@ -26,8 +26,9 @@ from fastgmm.kernels.elementary import (
     TWO_LESS_ROOT,
 )
 from fastgmm.kernels.math import exp
-from fastgmm.kernels.products import make_square_strip, make_subtract_strip, next_height, packed_triangle_size
+from fastgmm.kernels.products import make_subtract_strip
 from fastgmm.kernels.softmax import emit_exp
+from fastgmm.kernels.triangles import emit_squares, unpack_triangles
 from fastgmm.kernels.vectors import INDEX, Emitter, rest, rows_of, void_intrinsic
 
 # k components, d dimensions
@@ -35,7 +36,7 @@ from fastgmm.kernels.vectors import INDEX, Emitter, rest, rows_of, void_intrinsi
 LANES = VECTOR_BYTES // 8
 WIDE = 4  # vectors of a strip
 
-# Which factors a mixture has: triangles packed by `pack_triangle`; d of a component; one of a component.
+# Which factors a mixture has: triangles packed by `pack_triangles`; d of a component; one of a component.
 FULL, DIAGONAL, ISOTROPIC = 0, 1, 2
 
 
@@ -93,6 +94,25 @@ def _make_clear():
 
 
 clear = _make_clear()
+
+
+def _make_square_strip(vectors: int) -> Any:
+    def square_strip(factor, x, d, out):
+        """out = |F x|² on one strip, F lower triangular."""
+        width = vectors * LANES
+        matrix = unpack_triangles(factor[: d * (d + 1) // 2], d)
+        out[:width] = ((matrix @ rows_of(x, d, width)) ** 2).sum(axis=0)
+
+    def emit(e, factor, x, d, out):
+        totals = [e.variable(e.zeros()) for _ in range(vectors)]
+        emit_squares(e, factor, None, x, d, totals)
+        for v, total in enumerate(totals):
+            e.store(e.builder.load(total), out, v * e.lanes)
+
+    def typed(typing_context, factor, x, d, out):
+        return void_intrinsic(emit, factor, x, d, out)
+
+    return intrinsic(typed) if COMPILED else square_strip
 
 
 def _make_diagonal_strip(vectors: int) -> Any:
@@ -225,46 +245,10 @@ def _make_sum_strip(vectors: int) -> Any:
 
 
 _subtract_wide, _subtract_narrow = (make_subtract_strip(vectors) for vectors in (WIDE, 1))
-_square_1_wide, _square_2_wide, _square_3_wide = (make_square_strip(height, WIDE) for height in (1, 2, 3))
-_square_1_narrow, _square_2_narrow, _square_3_narrow = (make_square_strip(height, 1) for height in (1, 2, 3))
+_square_wide, _square_narrow = (_make_square_strip(vectors) for vectors in (WIDE, 1))
 _diagonal_wide, _diagonal_narrow = (_make_diagonal_strip(vectors) for vectors in (WIDE, 1))
 _distance_wide, _distance_narrow = (_make_distance_strip(vectors) for vectors in (WIDE, 1))
 _sum_wide, _sum_narrow = (_make_sum_strip(vectors) for vectors in (WIDE, 1))
-
-
-@kernel
-def _square_wide(height, factor, x, count, out):
-    if height == 3:
-        _square_3_wide(factor, x, count, out)
-    elif height == 2:
-        _square_2_wide(factor, x, count, out)
-    else:
-        _square_1_wide(factor, x, count, out)
-
-
-@kernel
-def _square_narrow(height, factor, x, count, out):
-    if height == 3:
-        _square_3_narrow(factor, x, count, out)
-    elif height == 2:
-        _square_2_narrow(factor, x, count, out)
-    else:
-        _square_1_narrow(factor, x, count, out)
-
-
-@kernel
-def _add_triangle(wide, factor, x, d, out):
-    """out += |F x|² on a strip."""
-    at = r = 0
-    while r < d:
-        height = next_height(d - r)
-        count = r + height
-        if wide:
-            _square_wide(height, rest(factor, at), x, count, out)
-        else:
-            _square_narrow(height, rest(factor, at), x, count, out)
-        at += height * count
-        r += height
 
 
 @kernel
@@ -273,12 +257,12 @@ def _square_strip(wide, form, factors, size, means, k, d, x, squares, work):
     for c in range(k):
         factor, mean, out = rest(factors, c * size), rest(means, c * d), rest(squares, c * TILE_STRIDE)
         if form == FULL:
-            clear(out, (WIDE if wide else 1) * LANES)
             if wide:
                 _subtract_wide(x, mean, d, work)
+                _square_wide(factor, work, d, out)
             else:
                 _subtract_narrow(x, mean, d, work)
-            _add_triangle(wide, factor, work, d, out)
+                _square_narrow(factor, work, d, out)
         elif form == DIAGONAL:
             if wide:
                 _diagonal_wide(factor, mean, x, d, out)
@@ -334,4 +318,4 @@ def mixture_log_densities(form, constants, means, factors, k, d, size, x, lanes,
 
 def factor_size(form: int, d: int) -> int:
     """Length of a component's factor."""
-    return packed_triangle_size(d) if form == FULL else d if form == DIAGONAL else 1
+    return d * (d + 1) // 2 if form == FULL else d if form == DIAGONAL else 1

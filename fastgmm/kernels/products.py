@@ -63,44 +63,6 @@ def _make_multiply_strip(height: int) -> Any:
     return intrinsic(typed) if COMPILED else multiply_strip
 
 
-def make_square_strip(height: int, vectors: int = _VECTORS, *, shifted: bool = False) -> Any:
-    """The micro-kernel out += Σ_r (Σ_p factor[p, r] x[p])² on a strip of so many vectors, for a fixed number of rows r.
-
-    It is called as (factor, x, count, out); if `shifted`, as (factor, initial, x, count, out), where each inner sum
-    begins with initial[r].
-    """
-
-    def square_strip(factor, *arguments):
-        *initial, x, count, out = arguments
-        strip = vectors * VECTOR_BYTES // x.itemsize
-        inner = factor[: count * height].reshape(count, height).T @ rows_of(x, count, strip)
-        if shifted:
-            inner = initial[0][:height, None] + inner
-        out[:strip] += (inner**2).sum(axis=0)
-
-    def emit(e, factor, *arguments):
-        *initial, x, count, out = arguments
-        starts = [e.broadcast(initial[0], r) if shifted else e.zeros() for r in range(height)]
-        sums = [[e.variable(start) for _ in range(vectors)] for start in starts]
-        _accumulate_strip(e, height, factor, x, count, sums)
-        for v in range(vectors):
-            total = e.load(out, v * e.lanes)
-            for r in range(height):
-                y = e.builder.load(sums[r][v])
-                total = e.multiply_add(y, y, total)
-            e.store(total, out, v * e.lanes)
-
-    def typed(typing_context, factor, x, count, out):
-        return void_intrinsic(emit, factor, x, count, out)
-
-    def typed_shifted(typing_context, factor, initial, x, count, out):
-        return void_intrinsic(emit, factor, initial, x, count, out)
-
-    if not COMPILED:
-        return square_strip
-    return intrinsic(typed_shifted if shifted else typed)
-
-
 def make_subtract_strip(vectors: int = _VECTORS) -> Any:
     def subtract_strip(x, centre, count, out):
         """out[p] = x[p] - centre[p] on one strip of `count` features."""
@@ -248,28 +210,3 @@ def pack_rows(matrix, out):
                 out[at] = matrix[r + m, j]
                 at += 1
         r += height
-
-
-@kernel
-def pack_triangle(factor, out):
-    """Set `out` to a lower triangular matrix (d, d) as `add_squares` walks it."""
-    d = factor.shape[0]
-    r = at = 0
-    while r < d:
-        height = next_height(d - r)
-        for j in range(r + height):
-            for m in range(height):
-                out[at] = factor[r + m, j] if j <= r + m else 0.0
-                at += 1
-        r += height
-
-
-def packed_triangle_size(d: int) -> int:
-    """Length of a packed triangle."""
-    size = r = 0
-    while r < d:
-        left = d - r
-        height = 3 if left == 3 or left >= 5 else min(left, 2)  # `next_height`, which from here would be compiled alone
-        r += height
-        size += height * r
-    return size

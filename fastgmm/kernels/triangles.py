@@ -44,9 +44,9 @@ def _packing(d: int) -> np.ndarray:
 
 
 def pack_triangles(factors: np.ndarray) -> np.ndarray:
-    """Lower triangular matrices (..., d, d) as `subtract_squares` walks them, (..., d (d + 1) / 2)."""
+    """Lower triangular matrices (..., d, d) as `emit_squares` walks them, (..., d (d + 1) / 2)."""
     d = factors.shape[-1]
-    return factors.reshape(*factors.shape[:-2], d * d)[..., _packing(d)]
+    return factors.reshape(*factors.shape[:-2], d * d).take(_packing(d), axis=-1)
 
 
 def unpack_triangles(packed: np.ndarray, d: int) -> np.ndarray:
@@ -64,22 +64,30 @@ def _subtract_squares_strip(factor, shift, constant, x, size, out):
     out[:width] = constant[0] - (inner**2).sum(axis=0)
 
 
-def _emit_subtract_squares_strip(
-    e: Emitter, factor: ir.Value, shift: ir.Value, constant: ir.Value, x: ir.Value, size: ir.Value, out: ir.Value
+def emit_squares(
+    e: Emitter,
+    factor: ir.Value,
+    shift: ir.Value | None,
+    x: ir.Value,
+    size: ir.Value,
+    totals: list[ir.Value],
+    *,
+    subtracted: bool = False,
 ) -> None:
+    """Add |F x + shift|² to `totals`, a variable for each vector of a strip, or subtract it."""
     b = e.builder
-    totals = [e.variable(e.broadcast(constant, 0)) for _ in range(_VECTORS)]
     at, first = e.variable(INDEX(0)), e.variable(INDEX(0))
 
     def block(height: int) -> None:
         start, row = b.load(at), b.load(first)
-        sums = [[e.variable(e.broadcast(shift, b.add(row, INDEX(r)))) for _ in totals] for r in range(height)]
+        starts = [e.zeros() if shift is None else e.broadcast(shift, b.add(row, INDEX(r))) for r in range(height)]
+        sums = [[e.variable(value) for _ in totals] for value in starts]
 
         def add(coefficient: ir.Value, height: int, column: ir.Value) -> None:
             # The coefficients stay while one vector of features after the other comes.
             rows = [e.broadcast(factor, b.add(coefficient, INDEX(r))) for r in range(height)]
             where = b.mul(column, INDEX(TILE_STRIDE))
-            for v in range(_VECTORS):
+            for v in range(len(totals)):
                 features = e.load(x, b.add(where, INDEX(v * e.lanes)))
                 for coefficients, sum_ in zip(rows, sums[-height:], strict=True):
                     e.add_product(coefficients, features, sum_[v])
@@ -93,7 +101,7 @@ def _emit_subtract_squares_strip(
         for v, total in enumerate(totals):
             for sum_ in sums:
                 y = b.load(sum_[v])
-                e.add_product(b.fneg(y), y, total)
+                e.add_product(b.fneg(y) if subtracted else y, y, total)
         b.store(diagonal, at)
         b.store(b.add(row, INDEX(height)), first)
 
@@ -103,8 +111,15 @@ def _emit_subtract_squares_strip(
     for height in (2, 1):
         with b.if_then(b.icmp_unsigned("!=", b.and_(left, INDEX(height)), INDEX(0))):
             block(height)
+
+
+def _emit_subtract_squares_strip(
+    e: Emitter, factor: ir.Value, shift: ir.Value, constant: ir.Value, x: ir.Value, size: ir.Value, out: ir.Value
+) -> None:
+    totals = [e.variable(e.broadcast(constant, 0)) for _ in range(_VECTORS)]
+    emit_squares(e, factor, shift, x, size, totals, subtracted=True)
     for v, total in enumerate(totals):
-        e.store(b.load(total), out, v * e.lanes)
+        e.store(e.builder.load(total), out, v * e.lanes)
 
 
 def _make_scatter_block(height: int) -> Any:

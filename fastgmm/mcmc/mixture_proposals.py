@@ -10,7 +10,7 @@ from fastgmm.covariance import STRUCTURES
 from fastgmm.kernels import lanes, moves
 from fastgmm.kernels.linalg import invert_lower
 from fastgmm.kernels.moves import Components
-from fastgmm.kernels.products import pack_triangle
+from fastgmm.kernels.triangles import pack_triangles
 from fastgmm.mcmc.proposals import Move
 from fastgmm.mixture import Mixture
 
@@ -279,10 +279,7 @@ def _laid_out(form: int, constants: np.ndarray, means: np.ndarray, factors: np.n
     lowers = _triangles(form, _inverses(factors))
     if form == lanes.DIAGONAL:
         return Components(constants, means, _triangles(form, factors), lowers)
-    packed = np.zeros((len(factors), lanes.factor_size(form, means.shape[1])))
-    for factor, out in zip(factors, packed, strict=True):
-        pack_triangle(np.ascontiguousarray(factor), out)
-    return Components(constants, means, packed, lowers)
+    return Components(constants, means, pack_triangles(factors), lowers)
 
 
 def _joined(first: Components, second: Components) -> Components:

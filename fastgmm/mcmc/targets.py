@@ -19,7 +19,7 @@ from fastgmm.covariance import STRUCTURES
 from fastgmm.kernels import lanes as kernels
 from fastgmm.kernels._jit import COMPILED, TILE_ROWS, TILE_STRIDE, kernel_with_signature
 from fastgmm.kernels.calls import DENSITY, address_of
-from fastgmm.kernels.products import pack_triangle
+from fastgmm.kernels.triangles import pack_triangles
 from fastgmm.kernels.vectors import rest
 from fastgmm.mcmc.adapters import (
     DIMENSIONS,
@@ -324,18 +324,15 @@ _FORMS = {"full": kernels.FULL, "tied": kernels.FULL, "diag": kernels.DIAGONAL, 
 def mixture_factors(mixture: Mixture) -> tuple[int, np.ndarray, np.ndarray, np.ndarray]:
     """Return form, constants, means and factors of a mixture as `mixture_log_densities` takes them."""
     form = _FORMS[STRUCTURES[mixture.covariance_type].SHAPE]
-    k, d = mixture.means.shape
     dense = mixture.factors_dense
     log_determinants = np.log(np.diagonal(dense, axis1=1, axis2=2)).sum(axis=1)
     with np.errstate(divide="ignore"):  # a component of weight 0 has no say
-        constants = np.log(mixture.weights) + log_determinants - 0.5 * d * math.log(2 * math.pi)
-    factors = np.zeros((k, kernels.factor_size(form, d)))
+        constants = np.log(mixture.weights) + log_determinants - 0.5 * mixture.n_features * math.log(2 * math.pi)
     if form == kernels.FULL:
-        for c in range(k):
-            pack_triangle(np.ascontiguousarray(dense[c]), factors[c])
+        factors = pack_triangles(dense)
     else:
         diagonals = np.diagonal(dense, axis1=1, axis2=2)
-        factors[:] = diagonals if form == kernels.DIAGONAL else diagonals[:, :1]
+        factors = np.array(diagonals if form == kernels.DIAGONAL else diagonals[:, :1])
     return form, constants, np.ascontiguousarray(mixture.means).ravel().copy(), factors.ravel()
 
 
