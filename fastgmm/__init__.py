@@ -5,6 +5,7 @@ from fastgmm.estimator import DegenerateComponentWarning, DegenerateFitError, Ga
 from fastgmm.mcmc.sample import sample
 from fastgmm.mixture import Mixture
 from fastgmm.selection import GaussianMixtureIC
+from fastgmm.sources import SourceError
 
 __version__ = "0.1.0"
 
@@ -16,5 +17,6 @@ __all__ = [
     "Mixture",
     "Prior",
     "RegularisationWarning",
+    "SourceError",
     "sample",
 ]

@@ -5,7 +5,7 @@ import copy
 import math
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from numbers import Integral, Real
 from types import ModuleType
 from typing import Any
@@ -36,7 +36,7 @@ from fastgmm.em.watch import Watch
 from fastgmm.kernels._jit import threads
 from fastgmm.mixture import Mixture
 from fastgmm.mixture.evaluation import keep_largest
-from fastgmm.sources import ArrayRows, IncompleteRows, open_rows
+from fastgmm.sources import ArrayRows, IncompleteRows, Rows, SourceError, open_rows
 
 _ILL_DEFINED = (
     "Fitting the mixture model failed because some components have ill-defined empirical covariance (for instance "
@@ -327,28 +327,30 @@ default="kmeans"
 
     def _fit(self, X: Any, sample_weight: Any) -> tuple[np.ndarray, bool]:
         """Fit all starts and set the attributes; on any error the estimator is left as it was."""
-        before = self.__dict__.copy()
-        try:
+        with unchanged_on_error(self):
             rows, missing = self._check_rows(X, fitting=True)
-            counted, weights = check_weights(sample_weight, rows)
-            warm = self.warm_start and "converged_" in before
-            self._check_against_data(counted, weights is not None, warm)
-            source = open_rows(counted, weights, missing=missing)
+            source = open_rows(*check_weights(sample_weight, rows), missing=missing)
             self._check_observed(source)
             search = self._search(rows, sample_weight)
             dtype = np.float64 if computes_in_float64(rows) else np.float32
-            cautions = self._fit_source(source, search, dtype, warm=warm)
-        except BaseException:
-            self.__dict__ = before
-            raise
+            cautions = self._fit_source(source, search, dtype, warm=self._goes_on)
         for message, category in cautions:
             warnings.warn(message, category, stacklevel=4)
         return rows, missing
 
+    @property
+    def _goes_on(self) -> bool:
+        """Whether a fit begins where the last one stopped."""
+        return bool(self.warm_start and hasattr(self, "converged_"))
+
     def _fit_source(
-        self, source: ArrayRows, search: Start, dtype: Any, *, warm: bool = False
+        self, source: Rows, search: Start, dtype: Any, *, warm: bool = False
     ) -> list[tuple[str, type[Warning]]]:
-        """Fit all starts, set the attributes in that type, and return what there is to warn of."""
+        """Fit all starts, set the attributes in that type, and return what there is to warn of.
+
+        Starts are sought by `search` among the source's sample, or with `warm` the last fit goes on.
+        """
+        self._check_against_data(source, warm)
         with threads(self.n_jobs):
             prior, joined = self._regularise(source)
             best, report = self._follow_starts(source, joined, search, warm)
@@ -382,12 +384,12 @@ default="kmeans"
                 f"{'them' if len(names) > 1 else 'it'} out."
             )
 
-    def _check_against_data(self, rows: np.ndarray, weighted: bool, warm: bool) -> None:
-        n, d = rows.shape
+    def _check_against_data(self, source: Rows, warm: bool) -> None:
+        n, d = source.n_rows, source.n_features
         if n < self.n_components:
             raise ValueError(
                 f"Expected n_samples >= n_components but got n_components = {self.n_components}, n_samples = {n}"
-                f"{' of weight above 0' * weighted}"
+                f"{' of weight above 0' * source.weighted}"
             )
         if warm and self.means_.shape != (self.n_components, d):
             k, features = self.means_.shape
@@ -397,7 +399,7 @@ default="kmeans"
             )
         self._check_inits(d)
 
-    def _regularise(self, source: ArrayRows) -> tuple[Prior | None, Hyperparameters]:
+    def _regularise(self, source: Rows) -> tuple[Prior | None, Hyperparameters]:
         prior = Prior() if isinstance(self.prior, str) else self.prior
         return regularise(source, self.n_components, STRUCTURES[self.covariance_type], prior, self.reg_covar)
 
@@ -417,7 +419,7 @@ default="kmeans"
         return find
 
     def _follow_starts(
-        self, source: ArrayRows, prior: Hyperparameters, search: Start, warm: bool
+        self, source: Rows, prior: Hyperparameters, search: Start, warm: bool
     ) -> tuple[engine.Run, FitReport]:
         """Follow every start; the best run and a report on all, or an error if none reached its end."""
         random = check_random_state(self.random_state)
@@ -452,7 +454,7 @@ default="kmeans"
 
     def _follow(
         self,
-        source: ArrayRows,
+        source: Rows,
         prior: Hyperparameters,
         search: Start | None,
         random: np.random.RandomState,
@@ -460,22 +462,26 @@ default="kmeans"
     ) -> engine.Run:
         """Follow EM from a start that is found, or without a search from where the last fit stopped."""
         structure = STRUCTURES[self.covariance_type]
-        start = self._start(source, prior, search, random) if search else Update(self._parameters(), -1, False)
+        start = self._start(source.sample, prior, search, random) if search else Update(self._parameters(), -1, False)
         if start.failed >= 0:
             where = structure.describe(start.failed)
             failure = f"initialisation: {where} is not positive-definite"
             return engine.Run(start.parameters, outcome="failed", failure=failure)
-        return engine.run(
-            source,
-            start.parameters,
-            structure,
-            tol=self.tol,
-            prior=prior,
-            max_iter=self.max_iter,
-            before=-math.inf if search else self.lower_bound_,
-            acceleration=self.acceleration,
-            on_step=watch.step if watch.wanted else None,
-        )
+        try:
+            return engine.run(
+                source,
+                start.parameters,
+                structure,
+                tol=self.tol,
+                prior=prior,
+                max_iter=self.max_iter,
+                before=-math.inf if search else self.lower_bound_,
+                acceleration=self.acceleration,
+                on_step=watch.step if watch.wanted else None,
+            )
+        except SourceError as error:
+            error.mixture = Mixture.from_parameters(error.reached, self.covariance_type)
+            raise
 
     def _start(
         self, source: ArrayRows, prior: Hyperparameters, search: Start, random: np.random.RandomState
@@ -525,7 +531,7 @@ default="kmeans"
         )
         return DegenerateFitError(f"{_ILL_DEFINED} What failed: {reasons}{more}.", mixture)
 
-    def _describe_regularisation(self, source: ArrayRows, parameters: Parameters) -> str:
+    def _describe_regularisation(self, source: Rows, parameters: Parameters) -> str:
         """Name the features whose variance `reg_covar` rivals; empty if there are none."""
         reg_covar = float(self.reg_covar)
         variances = _data_variances(parameters, STRUCTURES[self.covariance_type], reg_covar)
@@ -798,6 +804,17 @@ default="kmeans"
         self.weights_, self.means_, self.covariances_, self.precisions_cholesky_ = params
         structure = STRUCTURES[self.covariance_type]
         self.precisions_ = structure.precisions(structure.transpose_factors(self.precisions_cholesky_))
+
+
+@contextlib.contextmanager
+def unchanged_on_error(estimator: Any) -> Iterator[None]:
+    """Leave the estimator as it was if the block raises."""
+    before = estimator.__dict__.copy()
+    try:
+        yield
+    except BaseException:
+        estimator.__dict__ = before
+        raise
 
 
 def count_parameters(covariance_type: str, k: int, d: int) -> int:

@@ -19,7 +19,7 @@ from fastgmm.covariance import ALIASES, STRUCTURES, Prior
 from fastgmm.data import check_rows, check_weights, computes_in_float64
 from fastgmm.em.initialise import STARTS
 from fastgmm.em.watch import import_tqdm
-from fastgmm.estimator import DegenerateFitError, GaussianMixture, count_parameters
+from fastgmm.estimator import DegenerateFitError, GaussianMixture, count_parameters, unchanged_on_error
 from fastgmm.mixture import Mixture
 from fastgmm.sources import ArrayRows, open_rows
 
@@ -211,12 +211,8 @@ class GaussianMixtureIC(DensityMixin, BaseEstimator):
 
     def _fit(self, X: Any, sample_weight: Any) -> None:
         """Fit all models and set the attributes; on any error the estimator is left as it was."""
-        before = self.__dict__.copy()
-        try:
+        with unchanged_on_error(self):
             cautions = self._fit_all(X, sample_weight)
-        except BaseException:
-            self.__dict__ = before
-            raise
         for message, category in cautions:
             warnings.warn(message, category, stacklevel=4)
 
@@ -314,7 +310,6 @@ class GaussianMixtureIC(DensityMixin, BaseEstimator):
         row["n_parameters"] = p = count_parameters(name, k, source.n_features)
         began = time.perf_counter()
         try:
-            model._check_against_data(fitted.rows, fitted.weights is not None, False)
             cautions = model._fit_source(source, model._search(fitted.rows, fitted.weights), dtype)
         except ValueError as error:
             failure = {"failure": str(error), "seconds": time.perf_counter() - began}

@@ -10,7 +10,7 @@ import numpy as np
 from fastgmm.covariance import Hyperparameters, Parameters, Update
 from fastgmm.covariance.prior import log_density
 from fastgmm.em.accelerate import PACES, Pace
-from fastgmm.sources import ArrayRows
+from fastgmm.sources import Rows, SourceError
 from fastgmm.statistics import Statistics
 
 # Told after every step of (iteration, parameters before the step, their log-likelihood per row, its change); True to
@@ -43,7 +43,7 @@ class Run:
 
 
 def run(
-    source: ArrayRows,
+    source: Rows,
     start: Parameters,
     structure: ModuleType,
     *,
@@ -60,7 +60,7 @@ def run(
 
     Parameters
     ----------
-    source : ArrayRows
+    source : Rows
         The rows.
     start : Parameters
         Where to begin.
@@ -76,41 +76,50 @@ def run(
         A key of `accelerate.PACES`.
     on_step : callable, optional
         Called as on_step(iteration, parameters, log_likelihood, change) after every step; if True, it is the last.
+
+    Raises
+    ------
+    SourceError
+        If the rows can no longer be read; it carries the parameters of the last step.
     """
     reached = point = start
     previous, outcome, passes = before, "max_iter", 0
     log_likelihoods: list[float] = []
     pace = _pace(acceleration, start, structure, prior)
     try:
-        while passes < max_iter:
-            passes += 1
-            log_likelihood, update, fault = step(source, point, structure, prior)
-            leapt = pace.leapt
-            if leapt and (fault or log_likelihood < previous):
-                point = pace.retreat()
-                continue
-            if fault:
-                return Run(reached, log_likelihoods, "failed", f"iteration {passes}: {fault}", passes=passes)
-            log_likelihoods.append(log_likelihood)
-            change, previous = log_likelihood - previous, log_likelihood
-            reached = update.parameters
-            stop = on_step is not None and on_step(passes, point, log_likelihood, change)
-            if abs(change) < tol and not leapt:
-                outcome = "converged"
-                break
-            if stop:
-                outcome = "stopped"
-                break
-            point = pace.go_on(reached)
-    except KeyboardInterrupt:
-        outcome = "interrupted"
-    last = expect(source, reached, structure)
+        try:
+            while passes < max_iter:
+                passes += 1
+                log_likelihood, update, fault = step(source, point, structure, prior)
+                leapt = pace.leapt
+                if leapt and (fault or log_likelihood < previous):
+                    point = pace.retreat()
+                    continue
+                if fault:
+                    return Run(reached, log_likelihoods, "failed", f"iteration {passes}: {fault}", passes=passes)
+                log_likelihoods.append(log_likelihood)
+                change, previous = log_likelihood - previous, log_likelihood
+                reached = update.parameters
+                stop = on_step is not None and on_step(passes, point, log_likelihood, change)
+                if abs(change) < tol and not leapt:
+                    outcome = "converged"
+                    break
+                if stop:
+                    outcome = "stopped"
+                    break
+                point = pace.go_on(reached)
+        except KeyboardInterrupt:
+            outcome = "interrupted"
+        last = expect(source, reached, structure)
+    except SourceError as error:
+        error.reached = reached
+        raise
     final = -math.inf if last.lost else last.log_likelihood / source.total_weight
     return Run(reached, log_likelihoods, outcome, log_likelihood=final, passes=passes, saved=pace.saved)
 
 
 def step(
-    source: ArrayRows, parameters: Parameters, structure: ModuleType, prior: Hyperparameters
+    source: Rows, parameters: Parameters, structure: ModuleType, prior: Hyperparameters
 ) -> tuple[float, Update, str]:
     """The objective per row at `parameters`, where EM leads from there, and what is wrong with that."""
     statistics = expect(source, parameters, structure)
@@ -123,7 +132,7 @@ def step(
     return log_posterior / source.total_weight, update, fault
 
 
-def expect(source: ArrayRows, parameters: Parameters, structure: ModuleType) -> Statistics:
+def expect(source: Rows, parameters: Parameters, structure: ModuleType) -> Statistics:
     """Read all rows once, by the form that is good for any data if another loses some."""
     statistics = source.reduce(source.form(structure, parameters))
     if statistics.lost:
@@ -132,7 +141,7 @@ def expect(source: ArrayRows, parameters: Parameters, structure: ModuleType) -> 
 
 
 def maximise(
-    source: ArrayRows, statistics: Statistics, parameters: Parameters, structure: ModuleType, prior: Hyperparameters
+    source: Rows, statistics: Statistics, parameters: Parameters, structure: ModuleType, prior: Hyperparameters
 ) -> Update:
     """Maximise, with the moments taken again about the new means if they lost digits where they were taken."""
     update: Update = structure.maximise(statistics, prior)

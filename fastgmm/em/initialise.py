@@ -8,12 +8,13 @@ from typing import NamedTuple
 
 import numpy as np
 
-from fastgmm.covariance import Hyperparameters, Prior, Update, flat
+from fastgmm.covariance import Hyperparameters, Parameters, Prior, Update, flat
 from fastgmm.covariance.prior import relative_ridge
 from fastgmm.covariance.update import move
+from fastgmm.em.engine import maximise
 from fastgmm.kernels import distances
 from fastgmm.kernels._jit import TILE_ROWS
-from fastgmm.sources import ArrayRows
+from fastgmm.sources import ArrayRows, Rows
 from fastgmm.statistics import Statistics, add
 
 # k-means is found on a sample of so many rows, or so many a component; EM moves the centres more than further rows
@@ -32,6 +33,7 @@ _LLOYD_ITERATIONS = 300
 _ROWS_FOR_VARIANCES = 32
 _ROWS_PER_FEATURE = 32
 _EPS = float(np.finfo(np.float64).eps)
+_TINY = float(np.finfo(np.float64).tiny)
 _COLLINEAR = 1e-12  # variance along an axis of features of unit variance that is none
 _REDRAWS = 64  # of rows that equal others; they may all
 _CHUNK_BYTES = 4 * 2**20  # of rows worked on in NumPy, which for a moment takes several times as much
@@ -47,7 +49,7 @@ TOO_LARGE = (
 
 
 def regularise(
-    source: ArrayRows, k: int, structure: ModuleType, prior: Prior | None, reg_covar: float | str
+    source: Rows, k: int, structure: ModuleType, prior: Prior | None, reg_covar: float | str
 ) -> tuple[Prior | None, Hyperparameters]:
     """The prior with nothing left open, and what joins the statistics: the prior, or without one `reg_covar`."""
     d = source.n_features
@@ -64,13 +66,21 @@ def regularise(
     return prior, prior.hyperparameters(structure, k, d)
 
 
-def describe_rows(source: ArrayRows, structure: ModuleType) -> tuple[np.ndarray, np.ndarray]:
+def describe_rows(source: Rows, structure: ModuleType) -> tuple[np.ndarray, np.ndarray]:
     """Mean (d,) and covariance of all rows, as the structure has it for one component."""
 
     def alike(start: int, stop: int) -> np.ndarray:
         return np.ones((stop - start, 1))
 
-    one = start_from_responsibilities(source, alike, 1, structure, flat(0.0, source.n_features)).parameters
+    none = flat(0.0, source.n_features)
+    one = start_from_responsibilities(source.sample, alike, 1, structure, none).parameters
+    if source.sample is not source:
+        # One component has all rows, whatever its covariance: a pass under any takes their moments about its mean.
+        ball = np.eye(source.n_features) * max(np.max(one.covariances), _TINY)
+        covariances = structure.from_dense(ball[None])
+        near = Parameters(one.weights, one.means, covariances, structure.factorise(covariances)[0])
+        statistics = source.reduce(source.centred_form(structure, near))
+        one = maximise(source, statistics, near, structure, none).parameters
     return one.means[0], one.covariances if structure.SHARED else one.covariances[0]
 
 

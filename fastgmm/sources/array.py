@@ -94,6 +94,11 @@ class ArrayRows:
         return float(shares.sum() ** 2 / (shares @ shares))
 
     @property
+    def sample(self) -> "ArrayRows":
+        """All rows: a start is sought among them."""
+        return self
+
+    @property
     def single(self) -> bool:
         """Whether the rows are float32 and weights would fit, so that a tile of them may be."""
         return bool(self._rows.dtype == np.float32) and self._tame
