@@ -37,22 +37,36 @@ def add(a: Statistics, b: Statistics) -> Statistics:
 class TreeSum:
     """Add vectors in a binary tree over their index, as a binary counter carries.
 
-    The tree is the one `kernels.passes.statistics_span` follows, so sums over parts of equal, power-of-two length
-    (the last may be shorter) have the bits of the whole.
+    The tree is the one `kernels.passes.statistics_span` follows, so sums over parts have the bits of the whole: parts
+    of a power of two of leaves that begin at a multiple of it; the very last may be shorter.
+
+    Attributes
+    ----------
+    leaves : int
+        How many have been pushed, by themselves or as parts of them.
     """
 
     def __init__(self) -> None:
+        self.leaves = 0
         self._waiting: list[np.ndarray | None] = []
 
-    def push(self, vector: np.ndarray) -> None:
-        """Append the next vector; it is not copied and may be changed."""
-        for level, waiting in enumerate(self._waiting):
-            if waiting is None:
-                self._waiting[level] = vector
-                return
+    def push(self, vector: np.ndarray, leaves: int = 1) -> None:
+        """Append the sum of the next so many leaves; it is not copied and may be changed."""
+        level = leaves.bit_length() - 1
+        self.leaves += leaves
+        while level < len(self._waiting) and (waiting := self._waiting[level]) is not None:
             vector = waiting + vector
             self._waiting[level] = None
-        self._waiting.append(vector)
+            level += 1
+        self._waiting += [None] * (level + 1 - len(self._waiting))
+        self._waiting[level] = vector
+
+    def own(self, memory: np.ndarray) -> None:
+        """Copy what was pushed as a part of `memory` and has not been added to another yet."""
+        self._waiting = [
+            waiting.copy() if waiting is not None and np.may_share_memory(waiting, memory) else waiting
+            for waiting in self._waiting
+        ]
 
     def total(self) -> np.ndarray:
         """The sum of everything pushed so far."""

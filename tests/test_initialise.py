@@ -12,7 +12,7 @@ from sklearn.metrics import adjusted_rand_score
 
 from fastgmm.covariance import STRUCTURES, flat
 from fastgmm.em import initialise
-from fastgmm.sources import ArrayRows
+from fastgmm.sources import ArrayRows, array
 
 every_structure = pytest.mark.parametrize("covariance_type", FAMILIAR)
 every_start = pytest.mark.parametrize("init_params", initialise.STARTS)
@@ -279,7 +279,7 @@ def test_moments_of_all_rows_of_any_type_in_any_pieces(monkeypatch, dtype, layou
     monkeypatch.setattr(initialise, "KMEANS_ROWS", 60)
     monkeypatch.setattr(initialise, "_ROWS_PER_COMPONENT", 20)
     monkeypatch.setattr(initialise, "_CHUNK_BYTES", 300 * 16)
-    monkeypatch.setattr(ArrayRows, "_block_rows", lambda self: 500)
+    monkeypatch.setattr(array, "block_rows", lambda features: 500)
     found = start("kmeans", rows).parameters
     for c, mean in enumerate(found.means):
         same = int(np.abs(expected.means - mean).sum(axis=1).argmin())

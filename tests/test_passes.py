@@ -315,3 +315,20 @@ def test_working_memory_is_kept_and_does_not_leak_from_pass_to_pass():
     once = source.reduce(form)
     source.reduce(case("full", seed=1)[1])
     assert same_bits(source.reduce(form), once)
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 7])
+def test_sums_of_ranges_that_come_in_any_parts_have_the_bits_of_one_pass(size, monkeypatch):
+    _, form, rows = case("diag", 2, "expanded", n=LONG)
+    row_weights = np.random.default_rng(0).uniform(size=LONG)
+    monkeypatch.setattr(array, "_SPANS_PER_WORKER", size)
+    whole, random = ArrayRows(rows, row_weights), np.random.default_rng(size)
+    expected = whole._sums(form, form.means)
+    for _ in range(20):
+        tree, start = TreeSum(), 0
+        while start < LONG:
+            stop = min(LONG, start + RANGE_ROWS * int(random.integers(1, 5)))
+            block = array.Readable(start, rows[start:stop], row_weights[start:stop], stop == LONG)
+            whole._add_sums(block, form, form.means, tree)
+            start = stop
+        assert np.array_equal(tree.total(), expected)

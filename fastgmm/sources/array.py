@@ -48,7 +48,106 @@ def _power_of_two_at_least(count: int) -> int:
     return 1 << max(0, count - 1).bit_length()
 
 
-class ArrayRows:
+def is_tame(least: float, largest: float) -> bool:
+    """Whether weights between these are also weights in float32."""
+    return bool(least > 1e-30 and largest < 1e30)
+
+
+def block_rows(features: int) -> int:
+    """Rows of a block: a power of two of ranges, so that sums over blocks have the bits of one pass."""
+    ranges = max(1, _BUDGET // (RANGE_ROWS * max(1, features) * 8))
+    return RANGE_ROWS << (ranges.bit_length() - 1)
+
+
+class Readable(NamedTuple):
+    """Rows that kernels can read: whole ranges, but for the last rows of all."""
+
+    start: int
+    rows: np.ndarray  # (m, d)
+    weights: np.ndarray  # (m,), or (0,) where all count alike
+    last: bool
+
+
+class RangedRows:
+    """Rows whose sums are taken range by range, wherever they come from; `_readable` yields them."""
+
+    n_features: int
+    single: bool
+
+    def __init__(self) -> None:
+        self._buffers: dict[str, np.ndarray] = {}
+
+    def form(self, structure: ModuleType, parameters: Parameters, single: bool = True) -> Any:
+        """What a pass needs of the parameters: the fastest form, in float32 if `single` and the rows are."""
+        return structure.form(parameters, single and self.single)
+
+    def centred_form(self, structure: ModuleType, parameters: Parameters) -> Any:
+        """The same, good for any data and for moments about any centres."""
+        return structure.centred_form(parameters)
+
+    def reduce(self, form: Any, centres: np.ndarray | None = None) -> Statistics:
+        """Statistics of all rows under `form`, with moments about `centres` (k, d), by default the form's own."""
+        about = form.means
+        if centres is not None:
+            about = np.zeros_like(form.means)
+            about[:, : self.n_features] = centres - form.reference[: self.n_features]
+        sums = self._sums(form, about)
+        moments = cut_moments(form, sums[HEAD:], about, self.n_features)
+        return Statistics(*moments, float(sums[0]), int(sums[1]))
+
+    def _sums(self, form: Any, about: np.ndarray) -> np.ndarray:
+        """The vector of sums over all rows."""
+        tree = TreeSum()
+        for block in self._readable():
+            self._add_sums(block, form, about, tree)
+        return tree.total()
+
+    def _readable(self) -> Iterator[Readable]:
+        """All rows in order."""
+        raise NotImplementedError
+
+    def _buffer(self, name: str, shape: tuple[int, ...], dtype: Any = np.float64) -> np.ndarray:
+        """Working memory that survives from pass to pass: fresh pages cost more than the sums they hold."""
+        size, buffer = math.prod(shape), self._buffers.get(name)
+        if buffer is None or buffer.size < size or buffer.dtype != dtype:
+            buffer = self._buffers[name] = _aligned_zeros((size,), dtype)
+        return buffer[:size].reshape(shape)
+
+    def _scratch(self, workers: int, form: Any) -> np.ndarray:
+        return self._buffer("scratch", (workers, scratch_size(form)), form.means.dtype)
+
+    def _add_sums(self, block: Readable, form: Any, about: np.ndarray, tree: TreeSum) -> None:
+        """Add the sums of a block's ranges to the tree; it may hold those of any number of ranges before them."""
+        rows, weights, size = block.rows, block.weights, sums_size(form)
+        while len(rows):
+            ranges = -(-len(rows) // RANGE_ROWS)
+            with parallel_region(ranges) as workers:
+                most = max(workers, min(_SPANS_PER_WORKER * workers, _BUDGET // (8 * size)))
+                span = _power_of_two_at_least(-(-ranges // most))
+                if into := tree.leaves % span:  # shorter spans lead to where such a one may begin
+                    ranges, span = min(ranges, span - into), into & -into
+                if not block.last:  # others follow, so that every span must be a whole one
+                    span = min(span, 1 << (ranges.bit_length() - 1))
+                    ranges -= ranges % span
+                ranges = min(ranges, most * span)
+                partial = self._buffer("partial", (-(-ranges // span), size))
+                levels = self._buffer("levels", (workers, span.bit_length(), size))
+                run_shares(
+                    passes.statistics_parallel,
+                    passes.statistics_share,
+                    (
+                        _as_kernel_rows(rows), weights, form, about, ranges, span, self._scratch(workers, form), levels,
+                        partial,
+                    ),
+                    workers,
+                )  # fmt: skip
+            for sums in partial:
+                tree.push(sums, span)
+            tree.own(partial)  # the next pass overwrites it
+            rows, weights = rows[ranges * RANGE_ROWS :], weights[ranges * RANGE_ROWS :]
+
+
+class ArrayRows(RangedRows):
     """Rows of a two-dimensional array.
 
     Parameters
@@ -69,13 +168,13 @@ class ArrayRows:
     """
 
     def __init__(self, rows: np.ndarray, weights: np.ndarray | None = None) -> None:
+        super().__init__()
         self.n_rows, self.n_features = rows.shape
         self.total_weight = float(self.n_rows if weights is None else weights.sum())
         self._rows = rows
         self.memory: dict[Any, Any] | None = None
         self._weights = np.empty(0) if weights is None else weights
-        self._tame = weights is None or bool(weights.min() > 1e-30 and weights.max() < 1e30)  # also in float32
-        self._buffers: dict[str, np.ndarray] = {}
+        self._tame = weights is None or is_tame(weights.min(), weights.max())
         self._layout: tuple[Any, ...] = ()  # of the form that the arguments below are for
         self._arguments: tuple[Any, ...] = ()
         self._in_place = rows.dtype in (np.float64, np.float32) and rows.flags.aligned
@@ -99,17 +198,9 @@ class ArrayRows:
         return self
 
     @property
-    def single(self) -> bool:
+    def single(self) -> bool:  # type: ignore[override]
         """Whether the rows are float32 and weights would fit, so that a tile of them may be."""
         return bool(self._rows.dtype == np.float32) and self._tame
-
-    def form(self, structure: ModuleType, parameters: Parameters, single: bool = True) -> Any:
-        """What a pass needs of the parameters: the fastest form, in float32 if `single` and the rows are."""
-        return structure.form(parameters, single and self.single)
-
-    def centred_form(self, structure: ModuleType, parameters: Parameters) -> Any:
-        """The same, good for any data and for moments about any centres."""
-        return structure.centred_form(parameters)
 
     def take(self, indices: np.ndarray) -> np.ndarray:
         """Copy some rows as float64, shape (len(indices), d)."""
@@ -128,25 +219,11 @@ class ArrayRows:
             found = (places * self.n_rows).astype(np.int64)
         return np.minimum(found, self.n_rows - 1)  # rounded to 1, a place is beyond the last
 
-    def reduce(self, form: Any, centres: np.ndarray | None = None) -> Statistics:
-        """Statistics of all rows under `form`, with moments about `centres` (k, d), by default the form's own."""
-        about = form.means
-        if centres is not None:
-            about = np.zeros_like(form.means)
-            about[:, : self.n_features] = centres - form.reference[: self.n_features]
-        sums = self._sums(form, about)
-        moments = cut_moments(form, sums[HEAD:], about, self.n_features)
-        return Statistics(*moments, float(sums[0]), int(sums[1]))
-
     def _sums(self, form: Any, about: np.ndarray) -> np.ndarray:
         """The vector of sums over all rows."""
         if self.n_rows <= RANGE_ROWS and self._in_place:
             return self._sums_of_one_range(form, about)
-        tree = TreeSum()
-        for start, stop, rows in self._readable():
-            weights = self._weights[start:stop] if self._weights.size else self._weights
-            self._add_sums(rows, weights, form, about, tree)
-        return tree.total()
+        return super()._sums(form, about)
 
     def _sums_of_one_range(self, form: Any, about: np.ndarray) -> np.ndarray:
         """As `_sums`, without what is there for many ranges: few rows take less time than that."""
@@ -176,60 +253,26 @@ class ArrayRows:
             0,
         )
         lost = 0
-        for start, stop, rows in self._readable():
-            window = [array[start:stop] if array.size else array for array in out[:3]]
+        for start, rows, *_ in self._readable():
+            window = [array[start : start + len(rows)] if array.size else array for array in out[:3]]
             lost += self._write(rows, form, window)
         return out._replace(lost=lost)
 
     def blocks(self) -> Iterator[tuple[int, int, np.ndarray]]:
         """Yield (start, stop, rows as float64) a block at a time, for work that is done in NumPy."""
-        size = self._block_rows()
+        size = block_rows(self.n_features)
         for start in range(0, self.n_rows, size):
             stop = min(self.n_rows, start + size)
             yield start, stop, np.asarray(self._rows[start:stop], dtype=np.float64)
 
-    def _block_rows(self) -> int:
-        """Rows of a block: a power of two of ranges, so that sums over blocks have the bits of one pass."""
-        ranges = max(1, _BUDGET // (RANGE_ROWS * max(1, self.n_features) * 8))
-        return RANGE_ROWS << (ranges.bit_length() - 1)
-
-    def _readable(self) -> Iterator[tuple[int, int, np.ndarray]]:
+    def _readable(self) -> Iterator[Readable]:
         """All rows at once where kernels can read them, otherwise block after block."""
         if self._in_place:
-            yield 0, self.n_rows, self._rows
-        else:
-            yield from self.blocks()
-
-    def _buffer(self, name: str, shape: tuple[int, ...], dtype: Any = np.float64) -> np.ndarray:
-        """Working memory that survives from pass to pass: fresh pages cost more than the sums they hold."""
-        buffer = self._buffers.get(name)
-        if buffer is None or buffer.shape != shape or buffer.dtype != dtype:
-            buffer = self._buffers[name] = _aligned_zeros(shape, dtype)
-        return buffer
-
-    def _scratch(self, workers: int, form: Any) -> np.ndarray:
-        return self._buffer("scratch", (workers, scratch_size(form)), form.means.dtype)
-
-    def _add_sums(self, rows: np.ndarray, weights: np.ndarray, form: Any, about: np.ndarray, tree: TreeSum) -> None:
-        ranges = -(-rows.shape[0] // RANGE_ROWS)
-        size = sums_size(form)
-        with parallel_region(ranges) as workers:
-            most = max(workers, min(_SPANS_PER_WORKER * workers, _BUDGET // (8 * size)))
-            span = _power_of_two_at_least(-(-ranges // most))
-            partial = self._buffer("partial", (-(-ranges // span), size))
-            levels = self._buffer("levels", (workers, span.bit_length(), size))
-            scratch = self._scratch(workers, form)
-            run_shares(
-                passes.statistics_parallel,
-                passes.statistics_share,
-                (_as_kernel_rows(rows), weights, form, about, ranges, span, scratch, levels, partial),
-                workers,
-            )
-        spans = TreeSum()
-        for sums in partial:
-            spans.push(sums)
-        # A single span is still in the buffer that the next pass overwrites.
-        tree.push(spans.total().copy() if len(partial) == 1 else spans.total())
+            yield Readable(0, self._rows, self._weights, True)
+            return
+        for start, stop, rows in self.blocks():
+            weights = self._weights[start:stop] if self._weights.size else self._weights
+            yield Readable(start, rows, weights, stop == self.n_rows)
 
     def _write(self, rows: np.ndarray, form: Any, out: list[np.ndarray]) -> int:
         ranges = -(-rows.shape[0] // RANGE_ROWS)
