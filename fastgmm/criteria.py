@@ -2,6 +2,9 @@
 
 import math
 
+# What criteria are called, by the names that choose them.
+CRITERIA = {"bic": "BIC", "aic": "AIC", "icl": "ICL", "heldout": "held-out deviance"}
+
 
 def bic(log_likelihood: float, n_parameters: int, n: float) -> float:
     """Bayesian information criterion, -2 log L + p log n (Schwarz 1978).

@@ -23,8 +23,6 @@ from fastgmm.estimator import DegenerateFitError, GaussianMixture, count_paramet
 from fastgmm.mixture import Mixture
 from fastgmm.sources import ArrayRows, open_rows
 
-# Criteria and what pictures call them.
-CRITERIA = {"bic": "BIC", "aic": "AIC", "icl": "ICL", "heldout": "held-out deviance"}
 # What models take as it is; attributes that the best one lends.
 _HANDED_ON = ("tol", "reg_covar", "max_iter", "n_init", "init_params", "n_jobs", "prior", "missing", "acceleration")
 _LENT = (
@@ -127,7 +125,7 @@ class GaussianMixtureIC(DensityMixin, BaseEstimator):
     _parameter_constraints: dict = {  # noqa: RUF012, the base class reads it so
         "n_components": [Interval(Integral, 1, None, closed="left"), "array-like"],
         "covariance_type": [StrOptions({"all", *STRUCTURES}), "array-like"],
-        "criterion": [StrOptions(set(CRITERIA))],
+        "criterion": [StrOptions(set(criteria.CRITERIA))],
         "validation_fraction": [Interval(Real, 0.0, 1.0, closed="neither")],
         **{name: GaussianMixture._parameter_constraints[name] for name in (*_HANDED_ON, "random_state", "progress")},
         "init_params": [StrOptions(set(STARTS)), callable],  # labels would be of one number of components
@@ -400,20 +398,20 @@ class GaussianMixtureIC(DensityMixin, BaseEstimator):
         """Draw points from the best model, and the component of each; see `GaussianMixture.sample`."""
         return self._best().sample(n_samples)
 
-    def plot(self, criterion: str | None = None, *, ax: Any = None) -> Any:
-        """Draw a criterion against the number of components, a line for every structure.
+    def plot(self, criterion: Any = None, *, ax: Any = None) -> Any:
+        """Draw a criterion against the number of components, a line for every structure; see `plots.criteria`.
 
         Parameters
         ----------
-        criterion : {"bic", "aic", "icl", "heldout"}, optional
+        criterion : {"bic", "aic", "icl", "heldout"} or sequence of these, optional
             Which; by default the one that decided.
         ax : matplotlib.axes.Axes, optional
-            Axes to draw on; by default those of a new figure.
+            Axes to draw on, of several criteria a sequence of as many; by default those of a new figure.
 
         Returns
         -------
         matplotlib.axes.Axes
-            The axes drawn on.
+            The axes drawn on; of several criteria a sequence.
 
         Raises
         ------
@@ -425,18 +423,7 @@ class GaussianMixtureIC(DensityMixin, BaseEstimator):
         from fastgmm import plots
 
         check_is_fitted(self)
-        criterion = self.criterion if criterion is None else criterion
-        if criterion not in CRITERIA:
-            raise ValueError(f"criterion must be one of {', '.join(CRITERIA)}, but got {criterion!r}.")
-        names, values = self.results_["covariance_type"], self.results_[criterion]
-        sizes = np.unique(self.results_["n_components"])
-        lines = {name: np.full(len(sizes), np.nan) for name in dict.fromkeys(names.tolist())}
-        for k, name, value in zip(self.results_["n_components"], names, values, strict=True):
-            lines[name][np.searchsorted(sizes, k)] = value
-        lines = {name: line for name, line in lines.items() if np.isfinite(line).any()}
-        if not lines:
-            raise ValueError(f"There is no value of {criterion!r}: rows are held out only where criterion='heldout'.")
-        return plots.plot_criterion(sizes, lines, name=CRITERIA[criterion], ax=ax)
+        return plots.criteria(self.results_, criterion or self.criterion, ax=ax)
 
 
 class _Part(NamedTuple):

@@ -5,15 +5,14 @@ Written against the public names only, as a user's script would be.
 
 import math
 from pathlib import Path
-from typing import NamedTuple
 
 import numba
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from fastgmm import GaussianMixture, Mixture, sample
+from fastgmm import GaussianMixtureIC, Mixture, sample
 
-STRUCTURES = ("full", "tied", "diag", "spherical")
+STRUCTURES = ["full", "tied", "diag", "spherical"]
 
 # The density is 0.6 g1 + 28.4 g2 / (0.6 + 28.4). The division applies to its second term only, so it integrates to
 # 1.579 rather than 1, which a sampler need not know.
@@ -46,42 +45,19 @@ def log_density(point: NDArray[np.float64]) -> float:
     return np.logaddexp(first, second)
 
 
-class Fit(NamedTuple):
-    """A fitted mixture and what the criteria say of it."""
-
-    n_components: int
-    structure: str
-    model: GaussianMixture
-    log_likelihood: float
-    aic: float
-    bic: float
-
-
 class PicturesUnavailable(Exception):
     """The library that draws is not installed; the message says how to install it."""
 
 
-def fit_all(draws: NDArray[np.float64], most_components: int, seed: int) -> list[Fit]:
-    """Fit mixtures of 1 to `most_components` components in every covariance structure."""
-    fits = []
-    for structure in STRUCTURES:
-        for n_components in range(1, most_components + 1):
-            model = GaussianMixture(
-                n_components=n_components, covariance_type=structure, n_init=3, max_iter=1_000, random_state=seed
-            ).fit(draws)
-            log_likelihood = model.score(draws) * len(draws)
-            fits.append(Fit(n_components, structure, model, log_likelihood, model.aic(draws), model.bic(draws)))
-    return fits
-
-
-def describe_fits(fits: list[Fit], chosen: Fit) -> str:
+def describe_fits(chosen: GaussianMixtureIC) -> str:
     """Return a table of the criteria, a row for every fit."""
-    lines = ["components  covariance  log-likelihood         AIC         BIC"]
-    for fit in fits:
-        mark = "  <- lowest BIC" if fit is chosen else ""
+    lines = ["components  covariance  log-likelihood a draw         AIC         BIC"]
+    table = chosen.results_
+    for row, (size, structure) in enumerate(zip(table["n_components"], table["covariance_type"], strict=True)):
+        best = (size, structure) == (chosen.n_components_, chosen.covariance_type_)
         lines.append(
-            f"{fit.n_components:>10}  {fit.structure:<10}  {fit.log_likelihood:>14,.1f}  {fit.aic:>10,.1f}"
-            f"  {fit.bic:>10,.1f}{mark}"
+            f"{size:>10}  {structure:<10}  {table['log_likelihood'][row]:>21,.4f}  {table['aic'][row]:>10,.1f}"
+            f"  {table['bic'][row]:>10,.1f}{'  <- lowest BIC' if best else ''}"
         )
     return "\n".join(lines)
 
@@ -109,35 +85,29 @@ def _numbers(values: ArrayLike) -> str:
     return "".join(f"{value:>10.3f}" for value in np.atleast_1d(values)).ljust(20)
 
 
-def density_on_grid(x: NDArray[np.float64], y: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Return the unnormalised density at every pair of coordinates, rows along `y`."""
-    return np.exp([[log_density(np.array([first, second])) for first in x] for second in y])
+def density(points: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return the unnormalised density at points (n, 2)."""
+    return np.exp([log_density(point) for point in points])
 
 
-def draw_pictures(folder: Path, draws: NDArray[np.float64], fits: list[Fit], chosen: Fit) -> list[Path]:
+def draw_pictures(folder: Path, draws: NDArray[np.float64], chosen: GaussianMixtureIC) -> list[Path]:
     """Write the four pictures and return their paths."""
     from fastgmm import plots
 
-    axis = np.linspace(-5.0, 5.0, 201)
-    surface = plots.plot_surface(
-        axis, axis, density_on_grid(axis, axis), title="The density to sample from", label="density (unnormalised)"
-    )
-    low, high = draws.min(axis=0) - 0.5, draws.max(axis=0) + 0.5
-    x, y = np.linspace(low[0], high[0], 150), np.linspace(low[1], high[1], 150)
-    samples = plots.plot_samples(
-        draws, x, y, density_on_grid(x, y), title="Metropolis-Hastings draws", label="density (unnormalised)"
-    )
-    classes = plots.plot_classes(draws, chosen.model.predict(draws), chosen.model.mixture_)
-    counts = sorted({fit.n_components for fit in fits})
-    criteria = {
-        "BIC": {name: [fit.bic for fit in fits if fit.structure == name] for name in STRUCTURES},
-        "AIC": {name: [fit.aic for fit in fits if fit.structure == name] for name in STRUCTURES},
-    }
+    names, label = ("x₁", "x₂"), "density (unnormalised)"
+    square = ((-5.0, 5.0), (-5.0, 5.0))
+    around = np.stack([draws.min(axis=0) - 0.5, draws.max(axis=0) + 0.5], axis=1)
     figures = {
-        "3dgauss.png": surface.figure,
-        "samples.png": samples.figure,
-        "class.png": classes.figure,
-        "bic.png": plots.plot_criteria(counts, criteria)[0].figure,
+        "3dgauss.png": plots.density(
+            density, kind="surface", limits=square, names=names, label=label, title="The density to sample from"
+        ).figure,
+        "samples.png": plots.density(
+            density, draws, limits=around, names=names, label=label, title="Metropolis-Hastings draws"
+        ).figure,
+        "class.png": plots.classes(
+            chosen.mixture_, draws, chosen.predict(draws), names=names, title="Draws by their most probable component"
+        ).figure,
+        "bic.png": plots.criteria(chosen.results_, ["bic", "aic"])[0].figure,
     }
     return [plots.save(figure, folder / name) for name, figure in figures.items()]
 
@@ -170,16 +140,17 @@ def run(folder: Path, steps: int, thin: int, seed: int, most_components: int) ->
     print(f"  acceptance rate        {float(np.mean(chains.acceptance_rate)):.3f}")
     print("  effective sample size " + "".join(f" {size:,.0f}" for size in chains.effective_sample_size()))
 
-    fits = fit_all(draws, most_components, seed)
-    chosen = min(fits, key=lambda fit: fit.bic)
-    print(f"\n{describe_fits(fits, chosen)}")
+    chosen = GaussianMixtureIC(
+        (1, most_components), covariance_type=STRUCTURES, n_init=3, max_iter=1_000, random_state=seed
+    ).fit(draws)
+    print(f"\n{describe_fits(chosen)}")
 
-    plural = "" if chosen.n_components == 1 else "s"
-    print(f"\nChosen: {chosen.n_components} component{plural}, {chosen.structure} covariance\n")
-    print(describe_mixture(chosen.model.mixture_))
+    plural = "" if chosen.n_components_ == 1 else "s"
+    print(f"\nChosen: {chosen.n_components_} component{plural}, {chosen.covariance_type_} covariance\n")
+    print(describe_mixture(chosen.mixture_))
 
     print()
-    for path in draw_pictures(folder, draws, fits, chosen):
+    for path in draw_pictures(folder, draws, chosen):
         print(f"wrote {path}")
 
 

@@ -1,5 +1,6 @@
 """What a fit tells: its report, its bar, the callback that may end it, and what an interrupt leaves."""
 
+import dataclasses
 import itertools
 import pickle
 import time
@@ -87,6 +88,14 @@ def test_a_failed_start_is_reported_beside_the_others(monkeypatch):
     assert failed.log_likelihood == -np.inf and failed.iterations == 0
     assert f"1            -inf           0 {failed.seconds:.3g}".split() == repr(report_).splitlines()[2].split()[:4]
     assert repr(report_).splitlines()[2].endswith(f"failed at {failed.failure}")
+    assert [len(start.log_likelihoods) for start in report_.starts] == [start.iterations for start in report_.starts]
+
+
+def test_the_pass_that_failed_is_not_acceleration():
+    report_ = fit(n_init=2).fit_report_
+    end = {"passes": 9, "iterations": 8, "outcome": "failed", "failure": "iteration 9: ..."}
+    failed = dataclasses.replace(report_.starts[0], **end)
+    assert "passes" not in repr(dataclasses.replace(report_, starts=(failed, report_.starts[1]), best=1))
 
 
 @every_structure

@@ -2,7 +2,7 @@
 
 import functools
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from types import ModuleType
 from typing import Any
 
@@ -34,6 +34,8 @@ class StartReport:
     ----------
     log_likelihood : float
         Mean log-likelihood per row, in nats, of the parameters it ended with, as `score` has it; -inf if it failed.
+    log_likelihoods : tuple of float
+        The same before each iteration, with a prior that of the posterior, as `lower_bounds_`.
     iterations : int
         EM iterations taken, as `n_iter_`.
     passes : int
@@ -49,6 +51,7 @@ class StartReport:
     """
 
     log_likelihood: float
+    log_likelihoods: tuple[float, ...] = field(repr=False)
     iterations: int
     passes: int
     passes_saved: float
@@ -59,7 +62,16 @@ class StartReport:
     @classmethod
     def of(cls, run: Run, seconds: float) -> "StartReport":
         """Report of a run that took `seconds`."""
-        return cls(run.log_likelihood, run.n_iter, run.passes, run.saved, seconds, run.outcome, run.failure)
+        return cls(
+            run.log_likelihood,
+            tuple(run.log_likelihoods),
+            run.n_iter,
+            run.passes,
+            run.saved,
+            seconds,
+            run.outcome,
+            run.failure,
+        )
 
 
 @dataclass(frozen=True)
@@ -135,7 +147,8 @@ class FitReport:
         )
 
     def __repr__(self) -> str:
-        accelerated = any(start.passes > start.iterations or start.passes_saved for start in self.starts)
+        ended = [start for start in self.starts if not start.failure]
+        accelerated = any(start.passes > start.iterations or start.passes_saved for start in ended)
         heads = ["passes", "about saved"] if accelerated else []
         starts = [
             [
