@@ -53,6 +53,7 @@ _INTERRUPTED = (
 )
 _EPS = float(np.finfo(np.float64).eps)
 _LARGEST_REGULARISATION = 0.1  # of a feature's variance, before we warn
+_COMMON_TOLERANCE = 1e-5  # relative, of what a start's components have in common
 _EVALUATED_ROWS = 1 << 18  # rows of a block where only a summary or a cast of each is kept
 
 # What scikit-learn's fitted estimator has.
@@ -118,7 +119,9 @@ default="kmeans"
         returns labels (n,), responsibilities (n, k) or means (k, d), of which the rows nearest to each give it a
         weight and a covariance. What could be either is responsibilities. Every component needs a row.
     weights_init, means_init, precisions_init : array-like, default=None
-        Start with these: shapes (k,), (k, d), and that of `covariances_`: (k, d, d), (d, d), (k, d) or (k,).
+        Start with these: shapes (k,), (k, d), and that of `covariances_`: (k, d, d), (d, d), (k, d) or (k,). Precisions
+        are inverses of covariances, symmetric and positive-definite; what a structure of mclust's makes all components
+        share, theirs must share as well, and "full", "diag" and "spherical" take any of their shape.
     random_state : int, RandomState instance or None, default=None
         Where the starts' randomness comes from.
     warm_start : bool, default=False
@@ -323,7 +326,7 @@ default="kmeans"
     def fit_predict(self, X: Any, y: Any = None, sample_weight: Any = None) -> np.ndarray:
         """Fit, and return the most probable component of each row, shape (n,); the same as fit(X).predict(X)."""
         rows, missing = self._fit(X, sample_weight)
-        return self._evaluate(rows, missing, "labels")
+        return self._evaluate(rows, missing, "labels")[0]
 
     def _fit(self, X: Any, sample_weight: Any) -> tuple[np.ndarray, bool]:
         """Fit all starts and set the attributes; on any error the estimator is left as it was."""
@@ -519,6 +522,7 @@ default="kmeans"
             name = f"{self.covariance_type} precision"
             precisions = _check_init(self.precisions_init, structure.covariances_shape(k, n_features), name)
             _check_precisions(precisions, name, matrices=structure.MATRICES)
+            _check_common(precisions, name, structure)
 
     def _all_failed(self, failures: list[engine.Run]) -> DegenerateFitError:
         furthest = max(failures, key=lambda run: run.n_iter)
@@ -578,22 +582,24 @@ default="kmeans"
         """The fitted distribution, from weights_, means_ and covariances_."""
         return Mixture.from_estimator(self)
 
-    def _evaluate(self, rows: np.ndarray, missing: bool, what: str) -> np.ndarray:
-        """One pass over rows that writes "log_likelihoods", "responsibilities" or "labels"."""
+    def _evaluate(self, rows: np.ndarray, missing: bool, *what: str) -> list[np.ndarray]:
+        """One pass over rows that writes each of what is asked: "log_likelihoods", "responsibilities" or "labels"."""
         mixture = Mixture.from_parameters(self._parameters(), self.covariance_type)
-        single = what != "labels" and rows.dtype == np.float32 and self.means_.dtype == np.float32
-        wanted = {what: True, "missing": missing}
+        single = "labels" not in what and rows.dtype == np.float32 and self.means_.dtype == np.float32
+        wanted = dict.fromkeys(what, True) | {"missing": missing}
         with threads(self.n_jobs):
             if not single:
-                return getattr(mixture.evaluate(rows, **wanted), what)
+                out = mixture.evaluate(rows, **wanted)
+                return [getattr(out, each) for each in what]
             blocks = (rows[i : i + _EVALUATED_ROWS] for i in range(0, len(rows), _EVALUATED_ROWS))
-            parts = (getattr(mixture.evaluate(block, **wanted, single=True), what) for block in blocks)
-            return np.concatenate([part.astype(np.float32) for part in parts])
+            outs = (mixture.evaluate(block, **wanted, single=True) for block in blocks)
+            parts = [[getattr(out, each).astype(np.float32) for each in what] for out in outs]
+            return [np.concatenate(each) for each in zip(*parts, strict=True)]
 
     def predict(self, X: Any) -> np.ndarray:
         """Most probable component of each row, shape (n,)."""
         check_is_fitted(self)
-        return self._evaluate(*self._check_rows(X), "labels")
+        return self._evaluate(*self._check_rows(X), "labels")[0]
 
     def predict_proba(self, X: Any, *, top: int | None = None) -> Any:
         """Probability of each component given each row.
@@ -621,18 +627,18 @@ default="kmeans"
         check_is_fitted(self)
         rows, missing = self._check_rows(X)
         if top is None:
-            return self._evaluate(rows, missing, "responsibilities")
+            return self._evaluate(rows, missing, "responsibilities")[0]
         if not isinstance(top, Integral) or top < 1:
             raise ValueError(f"top must be a whole number of at least 1, but got {top!r}.")
         k = len(self.means_)
         return keep_largest(
-            lambda block: self._evaluate(rows[block], missing, "responsibilities"), len(rows), k, min(int(top), k)
+            lambda block: self._evaluate(rows[block], missing, "responsibilities")[0], len(rows), k, min(int(top), k)
         )
 
     def score_samples(self, X: Any) -> np.ndarray:
         """Log-likelihood of each row, shape (n,), in nats."""
         check_is_fitted(self)
-        return self._evaluate(*self._check_rows(X), "log_likelihoods")
+        return self._evaluate(*self._check_rows(X), "log_likelihoods")[0]
 
     def score(self, X: Any, y: Any = None, sample_weight: Any = None) -> float:
         """Mean log-likelihood per row, in nats; with weights (n,) the weighted mean."""
@@ -640,22 +646,25 @@ default="kmeans"
         return log_likelihood / total_weight
 
     def _total(self, X: Any, sample_weight: Any, *what: str) -> tuple[list[float], float]:
-        """The sums that `_sum` takes, and that of the weights."""
+        """The sums that `_sums` takes, and that of the weights."""
         check_is_fitted(self)
         rows, missing = self._check_rows(X)
         rows, weights = check_weights(sample_weight, rows)
         total_weight = float(len(rows) if weights is None else weights.sum())
-        return [self._sum(rows, weights, missing, each) for each in what], total_weight
+        return self._sums(rows, weights, missing, *what), total_weight
 
-    def _sum(self, rows: np.ndarray, weights: np.ndarray | None, missing: bool, what: str) -> float:
-        """Sum over rows, a block at a time: log-likelihoods, or the logarithms of each row's largest responsibility."""
-        parts, width = [], 1 if what == "log_likelihoods" else len(self.weights_)
-        for start in range(0, len(rows), max(1, _EVALUATED_ROWS // width)):
-            block = slice(start, start + max(1, _EVALUATED_ROWS // width))
-            values = self._evaluate(rows[block], missing, what)
-            values = values if values.ndim == 1 else np.log(values.max(axis=1))
-            parts.append(len(values) * float(values.mean()) if weights is None else float(weights[block] @ values))
-        return math.fsum(parts)
+    def _sums(self, rows: np.ndarray, weights: np.ndarray | None, missing: bool, *what: str) -> list[float]:
+        """Sums over rows, a block at a time: log-likelihoods; the logarithms of each row's largest responsibility."""
+        size = max(1, _EVALUATED_ROWS // (len(self.weights_) if "responsibilities" in what else 1))
+        parts = []
+        for start in range(0, len(rows), size):
+            block = slice(start, start + size)
+            found = self._evaluate(rows[block], missing, *what)
+            values = [each if each.ndim == 1 else np.log(each.max(axis=1)) for each in found]
+            parts.append([
+                len(each) * float(each.mean()) if weights is None else float(weights[block] @ each) for each in values
+            ])  # fmt: skip
+        return [math.fsum(each) for each in zip(*parts, strict=True)]
 
     def bic(self, X: Any, sample_weight: Any = None) -> float:
         """Bayesian information criterion on X; the lower the better. With weights (n,), n is their sum."""
@@ -863,3 +872,13 @@ def _check_precisions(precisions: np.ndarray, name: str, *, matrices: bool) -> N
     for matrix in precisions.reshape(-1, *precisions.shape[-2:]):
         if not (np.allclose(matrix, matrix.T) and (np.linalg.eigvalsh(matrix) > 0.0).all()):
             raise ValueError(f"'{name}' should be symmetric, positive-definite")
+
+
+def _check_common(precisions: np.ndarray, name: str, structure: ModuleType) -> None:
+    common = structure.common(precisions)
+    apart = (np.abs(common - common[:1]) > _COMMON_TOLERANCE * common[:1]).any(axis=1)
+    if apart.any():
+        raise ValueError(
+            f"'{name}' should have the same {structure.COMMON} in all components, but component {apart.argmax()} "
+            "differs from component 0"
+        )

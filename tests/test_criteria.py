@@ -8,7 +8,7 @@ from reference import FAMILIAR
 from scipy.stats import multivariate_normal
 from sklearn import mixture as theirs
 
-from fastgmm import GaussianMixture, criteria, estimator
+from fastgmm import GaussianMixture, Mixture, criteria, estimator
 from fastgmm.covariance import ALIASES, STRUCTURES
 
 ALIASES_OF = {name: alias for alias, name in ALIASES.items()}
@@ -33,6 +33,22 @@ def test_icl_is_bic_with_every_rows_component_seen(weighted, monkeypatch):
     assert gm.icl(X, sample_weight=weights if weighted else None) == pytest.approx(expected, rel=1e-12)
     assert gm.icl(X) > gm.bic(X) + 1.0
     assert criteria.icl(-10.0, 0.0, 3, 20) == criteria.bic(-10.0, 3, 20) and criteria.heldout(-10.0) == 20.0
+
+
+def test_icl_reads_rows_once(monkeypatch):
+    passes, evaluate = [], Mixture.evaluate
+
+    def noting(*given, **wanted):
+        passes.append(wanted)
+        return evaluate(*given, **wanted)
+
+    monkeypatch.setattr(Mixture, "evaluate", noting)
+    X = np.random.default_rng(0).normal(size=(60, 2))
+    gm = GaussianMixture(3, random_state=0).fit(X)
+    gm.icl(X)
+    assert len(passes) == 1
+    single = GaussianMixture(3, random_state=0).fit(X.astype(np.float32))
+    assert single.icl(X.astype(np.float32)) == pytest.approx(single.icl(X), rel=1e-5)
 
 
 def test_more_parameters_cost_more():

@@ -27,6 +27,7 @@ VERBS = {
     "stack": ("second",),
     "covariances_shape": ("k", "d"),
     "describe": ("component",),
+    "common": ("covariances",),
     "n_covariance_parameters": ("k", "d"),
     "least_rows": ("d",),
     "factorise": ("covariances",),

@@ -8,12 +8,13 @@ from reference import FAMILIAR
 from scipy.optimize import minimize
 from sklearn.utils import get_tags
 
-from fastgmm import GaussianMixture, Mixture
+from fastgmm import GaussianMixture, GaussianMixtureIC, Mixture, criteria
 from fastgmm.covariance import STRUCTURES
 from fastgmm.covariance.prior import flat
 from fastgmm.em import engine
 from fastgmm.kernels._jit import COMPILED, RANGE_ROWS, threads
 from fastgmm.sources import ArrayRows, IncompleteRows
+from fastgmm.statistics import Statistics
 
 AWAY = np.array([[1.0], [0.0], [-2.0]])
 every_structure = pytest.mark.parametrize("structure", FAMILIAR)
@@ -133,6 +134,33 @@ def test_the_likelihood_of_what_is_observed_never_falls(structure):
     likelihoods = np.array(follow(rows, start, structure, 200 if COMPILED else 5).log_likelihoods)
     assert (np.diff(likelihoods) >= -1e-12 * np.abs(likelihoods[1:])).all()
     assert likelihoods[-1] > likelihoods[0] + 0.1
+
+
+@pytest.mark.parametrize("structure", reference.DISTINCT)
+def test_a_step_maximises_the_completed_moments(structure):
+    """Of every structure: the twin's moments of completed rows, and the covariances likeliest for those."""
+    rows, _, start = problem(structure)
+    densities = reference.observed_log_densities(rows, start.weights, start.means, dense(start, structure))
+    shares = reference.responsibilities(densities)
+    moments = reference.completed_moments(rows, shares, start.means, dense(start, structure), start.means)
+    shape = STRUCTURES[structure].SHAPE
+    moments = moments[0], moments[1], reference.IN_SHAPE[shape](moments[2])
+    expected = STRUCTURES[structure].maximise(Statistics(start.means, *moments, 0.0, 0), flat(0.0, 4)).parameters
+    assert_close(follow(rows, start, structure, 1).parameters, expected, rtol=1e-9)
+
+
+def test_all_structures_are_chosen_among_where_entries_are_missing():
+    rows, *_ = problem("full", d=3, k=2, n=80)
+    chosen = GaussianMixtureIC((1, 2), missing="em", max_iter=20 if COMPILED else 3, random_state=0).fit(rows)
+    assert sorted(set(chosen.results_["covariance_type"])) == sorted(reference.DISTINCT)
+    assert not any(chosen.results_["failure"])
+    for place, model in enumerate(chosen.estimators_):
+        mixture = model.mixture_
+        densities = reference.observed_log_densities(rows, mixture.weights, mixture.means, mixture.covariances_dense)
+        likelihood = reference.log_likelihoods(densities).sum()
+        bic = criteria.bic(likelihood, model.n_parameters_, len(rows))
+        assert chosen.results_["bic"][place] == pytest.approx(bic, rel=1e-10) == model.bic(rows)
+    assert chosen.n_components_ == 2
 
 
 def unpack(vector, structure, k, d):

@@ -87,6 +87,41 @@ def test_maximise_finds_the_likeliest_covariances(structure):
     np.testing.assert_allclose(found.weights, counts / 80)
 
 
+def in_shape(covariances, structure):
+    return STRUCTURES[structure].from_dense(np.ascontiguousarray(covariances))
+
+
+@every_structure
+def test_what_components_have_in_common(structure):
+    """Equal for whatever a structure allows, and of their precisions; for less than that it is not."""
+    module = STRUCTURES[structure]
+    allowed = covariances_at(coordinates(3, np.random.default_rng(0)), structure, 3)
+    for matrices in (allowed, np.linalg.inv(allowed)):
+        common = module.common(in_shape(matrices, structure))
+        np.testing.assert_allclose(common, np.broadcast_to(common[:1], common.shape), rtol=1e-12)
+        assert common.shape[1:] == ({"variance": 1, "variances": 3, "eigenvalues": 3}.get(module.COMMON, 1),) or (
+            structure in FAMILIAR and common.shape[1] == 0 and not module.COMMON
+        )
+    if structure in NEW:
+        other = module.common(in_shape(allowed * np.array([1.0, 1.1])[:, None, None], structure))
+        assert (np.abs(other[1] / other[0] - 1.1) < 1e-9).all()
+
+
+@every_new
+def test_precisions_to_start_from_have_it_in_common(structure):
+    fitted = GaussianMixture(3, covariance_type=structure, random_state=0).fit(X)
+    options = {"covariance_type": structure, "weights_init": fitted.weights_, "means_init": fitted.means_}
+    for dtype in (np.float64, np.float32):
+        again = GaussianMixture(3, precisions_init=fitted.precisions_.astype(dtype), max_iter=0, **options).fit(X)
+        np.testing.assert_allclose(again.covariances_, fitted.covariances_, rtol=1e-5)
+    other = fitted.precisions_.copy()
+    other[2] *= 1.001
+    with pytest.raises(ValueError) as caught:
+        GaussianMixture(3, precisions_init=other, **options).fit(X)
+    shared = f"'{structure} precision' should have the same {STRUCTURES[structure].COMMON} in all components"
+    assert str(caught.value) == f"{shared}, but component 2 differs from component 0"
+
+
 @pytest.mark.parametrize("reg_covar", [0.0, 0.3])
 @every_new
 def test_a_step_is_the_twin(structure, reg_covar):

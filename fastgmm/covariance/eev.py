@@ -13,6 +13,9 @@ from fastgmm.covariance.prior import Hyperparameters
 from fastgmm.covariance.update import Parameters, Update, shares_of_rows, variance_floors
 from fastgmm.statistics import Statistics
 
+# What all components have in common, in words.
+COMMON = "eigenvalues"
+
 
 def maximise(statistics: Statistics, prior: Hyperparameters) -> Update:
     """Parameters that maximise the expected log-likelihood and log-prior, the ridge added to the diagonals."""
@@ -36,6 +39,11 @@ def from_vector(vector: np.ndarray, origin: Parameters) -> Parameters:
     point: Parameters = full.from_vector(vector, origin)
     covariances = _share_variances(point.covariances, point.weights)
     return point._replace(covariances=covariances, factors=full.factorise(covariances)[0])
+
+
+def common(covariances: np.ndarray) -> np.ndarray:
+    """What all components have in common, (k, m): rows that are equal. Of precisions as of covariances."""
+    return np.linalg.eigvalsh(covariances)
 
 
 def n_covariance_parameters(k: int, d: int) -> int:

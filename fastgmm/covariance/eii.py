@@ -15,6 +15,8 @@ from fastgmm.statistics import Statistics
 
 # Whether all components share one covariance although it is held for each.
 REPEATED = True
+# What all components have in common, in words.
+COMMON = "variance"
 
 
 def maximise(statistics: Statistics, prior: Hyperparameters) -> Update:
@@ -30,6 +32,11 @@ def maximise(statistics: Statistics, prior: Hyperparameters) -> Update:
 def prior_rows(degrees_of_freedom: float, shrunk: bool, k: int, d: int) -> float:
     """Rows of d features that an inverse gamma prior joins to each of k, and a prior on its mean (`shrunk`)."""
     return (degrees_of_freedom + 2) / (d * k) + shrunk
+
+
+def common(covariances: np.ndarray) -> np.ndarray:
+    """What all components have in common, (k, m): rows that are equal. Of precisions as of covariances."""
+    return covariances[:, None]
 
 
 def n_covariance_parameters(k: int, d: int) -> int:

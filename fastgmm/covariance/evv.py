@@ -13,6 +13,9 @@ from fastgmm.covariance.prior import Hyperparameters
 from fastgmm.covariance.update import Update, share_volume, shares_of_rows
 from fastgmm.statistics import Statistics
 
+# What all components have in common, in words.
+COMMON = "determinant"
+
 
 def maximise(statistics: Statistics, prior: Hyperparameters) -> Update:
     """Parameters that maximise the expected log-likelihood and log-prior, the ridge added before volumes are shared."""
@@ -21,6 +24,11 @@ def maximise(statistics: Statistics, prior: Hyperparameters) -> Update:
         return found
     log_volumes = -2.0 * np.log(np.einsum("cjj->cj", found.parameters.factors)).mean(axis=1)
     return share_volume(found, shares_of_rows(statistics, prior), log_volumes)
+
+
+def common(covariances: np.ndarray) -> np.ndarray:
+    """What all components have in common, (k, m): rows that are equal. Of precisions as of covariances."""
+    return np.exp(np.linalg.slogdet(covariances)[1] / covariances.shape[1])[:, None]
 
 
 def n_covariance_parameters(k: int, d: int) -> int:

@@ -28,6 +28,8 @@ MATRICES = True
 SHARED = False
 # Whether they do although it is held for each.
 REPEATED = False
+# What all components have in common, in words.
+COMMON = ""
 # scikit-learn's name for covariances of this shape.
 SHAPE = "full"
 
@@ -128,6 +130,11 @@ def covariances_shape(k: int, d: int) -> tuple[int, ...]:
 def describe(component: int) -> str:
     """How messages call a component's covariance."""
     return f"the covariance of component {component}"
+
+
+def common(covariances: np.ndarray) -> np.ndarray:
+    """What all components have in common, (k, m): nothing that their shape does not say."""
+    return np.empty((len(covariances), 0))
 
 
 def n_covariance_parameters(k: int, d: int) -> int:

@@ -24,6 +24,8 @@ MATRICES = True
 SHARED = True
 # Whether they do although it is held for each.
 REPEATED = False
+# What all components have in common, in words.
+COMMON = ""
 # scikit-learn's name for covariances of this shape.
 SHAPE = "tied"
 
@@ -85,6 +87,11 @@ def covariances_shape(k: int, d: int) -> tuple[int, ...]:
 def describe(component: int) -> str:
     """How messages call a component's covariance."""
     return "the tied covariance"
+
+
+def common(covariances: np.ndarray) -> np.ndarray:
+    """What all components have in common, (k, m): nothing that their shape does not say."""
+    return np.empty((len(covariances), 0))
 
 
 def n_covariance_parameters(k: int, d: int) -> int:

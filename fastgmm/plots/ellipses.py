@@ -131,7 +131,7 @@ def classes(
     >>> points, labels = mixture.rvs(500, random_state=0, return_labels=True)
     >>> ax = plots.classes(mixture, points, labels)
     >>> ax.get_legend().get_texts()[0].get_text()
-    'component 0: weight 0.50, 244 points'
+    'component 0: weight 0.50, 254 points'
     """
     check_mixture(mixture)
     plane, names = check_plane(dims, mixture.n_features), name_features(names, X, mixture.n_features)
