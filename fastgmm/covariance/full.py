@@ -49,31 +49,30 @@ def factorise_all(covariances, floors, factors):
 def _maximise(centres, weight, first, second, ridge, concentration, shrinkage, rows):
     """Everything between two passes in one call: of little data, calls would take longer than the passes."""
     k, d = centres.shape
-    counts, weights, total = np.empty(k), np.empty(k), 0.0
+    total = 0.0
     for c in range(k):
         total += weight[c]
     smallest, total = SMALLEST_COUNT * min(1.0, total), 0.0
     for c in range(k):
-        counts[c] = weight[c] + smallest
-        total += counts[c] + concentration
-    means, shifts, floors = np.empty((k, d)), np.empty((k, d)), np.empty((k, d))
+        total += weight[c] + smallest + concentration
+    weights, means, shift, floors = np.empty(k), np.empty((k, d)), np.empty(d), np.empty((k, d))
     covariances, factors = np.empty((k, d, d)), np.empty((k, d, d))
     jumped = False
     for c in range(k):
-        weights[c] = (counts[c] + concentration) / total
-        held = counts[c] + shrinkage
+        count = weight[c] + smallest
+        weights[c] = (count + concentration) / total
+        held = count + shrinkage
         for j in range(d):
-            shift = first[c, j] / held
-            mean = centres[c, j] + shift
-            shifts[c, j] = shift
+            shift[j] = first[c, j] / held
+            mean = centres[c, j] + shift[j]
             means[c, j] = mean
             floors[c, j] = variance_floor(mean)
             # Σ_c = Σ_i r_ic (x_i - μ_c)(x_i - μ_c)ᵀ / N_c = (second_c - N_c δ_c δ_cᵀ) / N_c, and the prior's rows
             for m in range(j + 1):
-                value = (second[c, j, m] - held * shift * shifts[c, m]) / (counts[c] + rows)
+                value = (second[c, j, m] - held * shift[j] * shift[m]) / (count + rows)
                 covariances[c, j, m] = value
                 covariances[c, m, j] = value
-            jumped |= is_jump(shift, covariances[c, j, j], mean)
+            jumped |= is_jump(shift[j], covariances[c, j, j], mean)
             covariances[c, j, j] += ridge[j]
     failed = factorise_all(covariances, floors, factors)
     return weights, means, covariances, factors, failed, jumped

@@ -19,6 +19,8 @@ from fastgmm.kernels.vectors import INDEX, Emitter, rest, rows_of, void_intrinsi
 
 # Rows that are turned into features together, in two groups of four.
 _TURNED_ROWS = 8
+# Rows of which two features are turned after two others, so few that the cache still holds them.
+_STRIP_ROWS = 32
 
 
 def _turn_pairs(tile, rows, start, row_stride, count, pairs, reference):
@@ -40,24 +42,32 @@ def _emit_turn_pairs(
     def shuffle(x: ir.Value, y: ir.Value, order: list[int]) -> ir.Value:
         return b.shuffle_vector(x, y, ir.Constant(ir.VectorType(ir.IntType(32), 4), order))
 
-    def store(values: ir.Value, feature: ir.Value, i: ir.Value) -> None:
-        values = values if isinstance(of_rows, ir.DoubleType) else b.fpext(values, four)
+    def origins(feature: ir.Value) -> ir.Value:
         undefined = ir.Constant(four, ir.Undefined)
         origin = b.insert_element(undefined, b.load(e.at(reference, feature)), ir.IntType(32)(0))
-        values = b.fsub(values, shuffle(origin, undefined, [0] * 4))
-        values = values if e.bytes == 8 else b.fptrunc(values, ir.VectorType(e.element, 4))
-        where = b.bitcast(e.at(tile, b.add(b.mul(feature, INDEX(TILE_STRIDE)), i)), values.type.as_pointer())
-        b.store(values, where, align=e.bytes)
+        return shuffle(origin, undefined, [0] * 4)
 
-    step = INDEX(_TURNED_ROWS)
-    with cgutils.for_range_slice(b, INDEX(0), count, step, inc=True) as (i, _), cgutils.for_range(b, pairs) as loop:
+    def store(values: ir.Value, origin: ir.Value, feature: ir.Value, i: ir.Value) -> None:
+        values = values if isinstance(of_rows, ir.DoubleType) else b.fpext(values, four)
+        values = b.fsub(values, origin)
+        values = values if e.bytes == 8 else b.fptrunc(values, ir.VectorType(e.element, 4))
+        e.store(values, tile, b.add(b.mul(feature, INDEX(TILE_STRIDE)), i))
+
+    strip, step = INDEX(_STRIP_ROWS), INDEX(_TURNED_ROWS)
+    over_strips, over_pairs = cgutils.for_range_slice(b, INDEX(0), count, strip, inc=True), cgutils.for_range(b, pairs)
+    with over_strips as (first, _), over_pairs as loop:
         feature = b.mul(loop.index, INDEX(2))
-        for group in range(0, _TURNED_ROWS, 4):
-            at = b.add(i, INDEX(group))
-            x = [load(b.add(b.add(start, at), INDEX(r)), feature) for r in range(4)]
-            even, odd = shuffle(x[0], x[2], [0, 1, 2, 3]), shuffle(x[1], x[3], [0, 1, 2, 3])
-            store(shuffle(even, odd, [0, 4, 2, 6]), feature, at)
-            store(shuffle(even, odd, [1, 5, 3, 7]), b.add(feature, INDEX(1)), at)
+        features = (feature, b.add(feature, INDEX(1)))
+        references = [origins(j) for j in features]
+        end = b.add(first, strip)
+        end = b.select(b.icmp_signed("<", end, count), end, count)
+        with cgutils.for_range_slice(b, first, end, step, inc=True) as (i, _):
+            for group in range(0, _TURNED_ROWS, 4):
+                at = b.add(i, INDEX(group))
+                x = [load(b.add(b.add(start, at), INDEX(r)), feature) for r in range(4)]
+                even, odd = shuffle(x[0], x[2], [0, 1, 2, 3]), shuffle(x[1], x[3], [0, 1, 2, 3])
+                for values, j, origin in zip(([0, 4, 2, 6], [1, 5, 3, 7]), features, references, strict=True):
+                    store(shuffle(even, odd, values), origin, j, at)
 
 
 def _scale_and_sum(values, factors, weight):

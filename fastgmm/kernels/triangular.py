@@ -8,13 +8,15 @@ about a reference amid the means, so that no row is centred once per component. 
 its own mean, where it is too narrow or too far away for that. Both kinds meet in one pass.
 """
 
+import functools
 import math
-from functools import lru_cache
 from typing import Any, NamedTuple
 
 import numpy as np
+from numba.core import cgutils
+from numba.extending import intrinsic
 
-from fastgmm.kernels._jit import SUMS, TILE_ROWS, TILE_STRIDE, kernel
+from fastgmm.kernels._jit import COMPILED, TILE_ROWS, TILE_STRIDE, kernel
 from fastgmm.kernels.forms import (
     HEAD,
     LARGEST_SPREAD,
@@ -30,7 +32,7 @@ from fastgmm.kernels.forms import (
 )
 from fastgmm.kernels.tiles import scale, scale_components
 from fastgmm.kernels.triangles import BLOCK_ROWS, add_scatter, pack_triangles, subtract_centre, subtract_squares
-from fastgmm.kernels.vectors import rest
+from fastgmm.kernels.vectors import INDEX, Emitter, rest, rows_of, void_intrinsic
 
 # Dimensions that are compile-time constants: with so few features all moments of a component fit in the registers.
 SMALL_SIZES = (1, 2, 3, 4)
@@ -48,7 +50,7 @@ class SmallTriangular(NamedTuple):
     log_constants: np.ndarray  # (k,)
     means: np.ndarray  # (k, d)
     reference: np.ndarray  # (d,)
-    factors: np.ndarray  # (k, d * d)
+    factors: np.ndarray  # (k, d, d)
     size: np.ndarray  # one element and d dimensions: its shape is a tuple whose length the compiler knows
 
 
@@ -63,83 +65,88 @@ class Triangular(NamedTuple):
     centred: np.ndarray  # (k,) bool
 
 
-@kernel(flags=SUMS)
-def _small_quadratic(tile, mean, factor, log_constant, out, dims):
-    d = len(dims)  # a constant to the compiler, which unrolls both feature loops
-    for i in range(TILE_ROWS):
-        total = 0.0
-        for r in range(d):
-            y = 0.0
-            for j in range(r + 1):
-                y += factor[r * d + j] * (tile[j * TILE_STRIDE + i] - mean[j])
-            total += y * y
-        out[i] = log_constant - 0.5 * total
+def _small_densities(tile, mean, factor, constant, out, dims):
+    """out = constant - |F (x - μ)|² / 2 for d <= 4 features."""
+    d = len(dims)
+    y = factor[: d * d].reshape(d, d) @ (rows_of(tile, d, TILE_ROWS) - mean[:d, None])
+    out[:TILE_ROWS] = constant[0] - 0.5 * (y**2).sum(axis=0)
+
+
+def _emit_small_densities(e: Emitter, d: int, tile: Any, mean: Any, factor: Any, constant: Any, out: Any) -> None:
+    b = e.builder
+    means = [e.broadcast(mean, j) for j in range(d)]
+    rows = [[e.broadcast(factor, r * d + j) for j in range(r + 1)] for r in range(d)]
+    log_constant, minus_half = e.broadcast(constant, 0), e.constant(-0.5)
+    with cgutils.for_range_slice(b, INDEX(0), INDEX(TILE_ROWS), INDEX(2 * e.lanes), inc=True) as (i, _):
+        for at in (i, b.add(i, INDEX(e.lanes))):
+            x = [b.fsub(e.load(tile, b.add(at, INDEX(j * TILE_STRIDE))), means[j]) for j in range(d)]
+            y = [e.dot(row, x) for row in rows]
+            e.store(e.multiply_add(minus_half, e.dot(y, y), log_constant), out, at)
+
+
+def _small_moments(tile, centre, values, share, weight, first, second, dims):
+    """Weight and all moments of d <= 4 features in one sweep; the responsibilities are values * share."""
+    d = len(dims)
+    responsibilities = values[:TILE_ROWS] * share[:TILE_ROWS]
+    deviations = rows_of(tile, d, TILE_ROWS) - centre[:d, None]
+    weight[0] += responsibilities.sum()
+    first[:d] += deviations @ responsibilities
+    second[: d * d].reshape(d, d)[:] += np.tril((deviations * responsibilities) @ deviations.T)
+
+
+def _emit_small_moments(e: Emitter, d: int, tile: Any, centre: Any, values: Any, share: Any, *outputs: Any) -> None:
+    b = e.builder
+    weight, first, second = outputs
+    chains = max(1, 4 // d)  # vectors side by side: with few sums, each would wait for itself
+    # A row for each chain: of the weight, the first moments, and the rows of the second.
+    sums = [[e.variable(e.zeros()) for _ in range(1 + d + d * (d + 1) // 2)] for _ in range(chains)]
+    centres = [e.broadcast(centre, j) for j in range(d)]
+    step = INDEX(chains * e.lanes)
+    with cgutils.for_range_slice(b, INDEX(0), INDEX(TILE_ROWS), step, inc=True) as (i, _):
+        for v, (count, *moments) in enumerate(sums):
+            at = b.add(i, INDEX(v * e.lanes))
+            r = b.fmul(e.load(values, at), e.load(share, at))
+            x = [b.fsub(e.load(tile, b.add(at, INDEX(j * TILE_STRIDE))), centres[j]) for j in range(d)]
+            weighted = [b.fmul(r, feature) for feature in x]
+            b.store(b.fadd(b.load(count), r), count)
+            for product, sum_ in zip(weighted, moments[:d], strict=True):
+                b.store(b.fadd(b.load(sum_), product), sum_)
+            pairs = [(product, feature) for row, product in enumerate(weighted) for feature in x[: row + 1]]
+            for (product, feature), sum_ in zip(pairs, moments[d:], strict=True):
+                e.add_product(product, feature, sum_)
+    totals = [functools.reduce(b.fadd, (b.load(sum_) for sum_ in column)) for column in zip(*sums, strict=True)]
+    e.add_sums(totals[:1], weight)
+    e.add_sums(totals[1 : 1 + d], first)
+    for row in range(d):
+        begin = 1 + d + row * (row + 1) // 2
+        e.add_sums(totals[begin : begin + row + 1], e.at(second, row * d))
+
+
+if COMPILED:
+
+    @intrinsic
+    def _small_densities(typing_context, tile, mean, factor, constant, out, dims):
+        def emit(e, *operands):
+            _emit_small_densities(e, len(dims), *operands[:-1])
+
+        return void_intrinsic(emit, tile, mean, factor, constant, out, dims)
+
+    @intrinsic
+    def _small_moments(typing_context, tile, centre, values, share, weight, first, second, dims):
+        def emit(e, *operands):
+            _emit_small_moments(e, len(dims), *operands[:-1])
+
+        return void_intrinsic(emit, tile, centre, values, share, weight, first, second, dims)
 
 
 @log_densities.body(SmallTriangular)
 @kernel
 def _log_densities_small(form, tile, out):
-    for c in range(form.means.shape[0]):
-        _small_quadratic(
-            tile, form.means[c], form.factors[c], form.log_constants[c], out[c * TILE_STRIDE :], form.size.shape
-        )
-
-
-@kernel(flags=SUMS)
-def _small_moments(tile, centre, values, share, weight, first, second, dims):
-    """Weight and all moments of d <= 4 features in one sweep, held in registers.
-
-    The responsibilities are values * share. Branches on d are settled at compile time.
-    """
-    d = len(dims)
-    n = f0 = f1 = f2 = f3 = 0.0
-    s00 = s10 = s11 = s20 = s21 = s22 = s30 = s31 = s32 = s33 = 0.0
-    for i in range(TILE_ROWS):
-        v = values[i] * share[i]
-        n += v
-        x0 = tile[i] - centre[0]
-        a0 = v * x0
-        f0 += a0
-        s00 += a0 * x0
-        if d > 1:
-            x1 = tile[TILE_STRIDE + i] - centre[1]
-            a1 = v * x1
-            f1 += a1
-            s10 += a1 * x0
-            s11 += a1 * x1
-        if d > 2:
-            x2 = tile[2 * TILE_STRIDE + i] - centre[2]
-            a2 = v * x2
-            f2 += a2
-            s20 += a2 * x0
-            s21 += a2 * x1
-            s22 += a2 * x2
-        if d > 3:
-            x3 = tile[3 * TILE_STRIDE + i] - centre[3]
-            a3 = v * x3
-            f3 += a3
-            s30 += a3 * x0
-            s31 += a3 * x1
-            s32 += a3 * x2
-            s33 += a3 * x3
-    weight[0] += n
-    first[0] += f0
-    second[0] += s00
-    if d > 1:
-        first[1] += f1
-        second[d] += s10
-        second[d + 1] += s11
-    if d > 2:
-        first[2] += f2
-        second[2 * d] += s20
-        second[2 * d + 1] += s21
-        second[2 * d + 2] += s22
-    if d > 3:
-        first[3] += f3
-        second[3 * d] += s30
-        second[3 * d + 1] += s31
-        second[3 * d + 2] += s32
-        second[3 * d + 3] += s33
+    k, d = form.means.shape
+    for c in range(k):
+        mean, factor = rest(form.means, c * d), rest(form.factors, c * d * d)
+        constant, densities = rest(form.log_constants, c), rest(out, c * TILE_STRIDE)
+        _small_densities(tile, mean, factor, constant, densities, form.size.shape)
 
 
 @accumulate.body(SmallTriangular)
@@ -148,10 +155,9 @@ def _accumulate_small(form, tile, values, inverse, weights, centres, sums):
     k, d = form.means.shape
     scale(inverse, weights, inverse)
     for c in range(k):
-        weight = sums[HEAD + c :]
-        first = sums[HEAD + k + c * d :]
-        second = sums[HEAD + k + k * d + c * d * d :]
-        _small_moments(tile, centres[c], values[c * TILE_STRIDE :], inverse, weight, first, second, form.size.shape)
+        weight, first = rest(sums, HEAD + c), rest(sums, HEAD + k + c * d)
+        second, centre = rest(sums, HEAD + k + k * d + c * d * d), rest(centres, c * d)
+        _small_moments(tile, centre, rest(values, c * TILE_STRIDE), inverse, weight, first, second, form.size.shape)
 
 
 @log_densities.body(Triangular)
@@ -217,9 +223,9 @@ def _(form: Triangular, sums: np.ndarray, centres: np.ndarray, features: int) ->
     return _cut(form, sums, form.reference + np.where(form.centred[:, None], centres, 0.0))
 
 
-@lru_cache(maxsize=len(SMALL_SIZES))
-def _size(d: int) -> np.ndarray:
-    return np.empty((1,) * d)
+@functools.lru_cache(maxsize=len(SMALL_SIZES))
+def _origin_and_size(d: int) -> tuple[np.ndarray, np.ndarray]:
+    return np.zeros(d), np.empty((1,) * d)
 
 
 @kernel
@@ -271,8 +277,9 @@ def centred_triangular(weights: np.ndarray, means: np.ndarray, factors: np.ndarr
     """The form that is good for any parameters, rows and centres of moments: nothing is expanded."""
     k, d = means.shape
     if d <= SMALL_SIZES[-1]:
+        origin, size = _origin_and_size(d)
         log_constants = triangular_log_constants(weights, factors)
-        return SmallTriangular(log_constants, means, np.zeros(d), factors.reshape(k, d * d), _size(d))
+        return SmallTriangular(log_constants, np.ascontiguousarray(means), origin, np.ascontiguousarray(factors), size)
     return _triangular(weights, means, np.zeros(d), factors, np.zeros(k, np.bool_), np.dtype(np.float64))
 
 

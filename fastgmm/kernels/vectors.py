@@ -4,13 +4,14 @@ A micro-kernel is a Python function, which is what runs uncompiled, and beside i
 LLVM's language; `void_intrinsic` makes of the latter what Numba's `intrinsic` asks for.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 from llvmlite import ir
 from numba import types
 from numba.core import cgutils
+from numba.core.errors import TypingError
 from numba.extending import intrinsic
 
 from fastgmm.kernels._jit import COMPILED, TILE_STRIDE, VECTOR_BYTES
@@ -68,6 +69,14 @@ class Emitter:
     def multiply_add(self, a: ir.Value, b: ir.Value, total: ir.Value) -> ir.Value:
         """a b + total, rounded once."""
         return self.builder.call(self._intrinsic("fma", self.vector, [self.vector] * 3), [a, b, total])
+
+    def dot(self, a: Sequence[ir.Value], b: Sequence[ir.Value]) -> ir.Value:
+        """a_0 b_0 + a_1 b_1 + ..., as far as the shorter of them goes."""
+        (first, other), *pairs = zip(a, b, strict=False)
+        total = self.builder.fmul(first, other)
+        for x, y in pairs:
+            total = self.multiply_add(x, y, total)
+        return total
 
     def add_product(self, a: ir.Value, b: ir.Value, variable: ir.Value) -> None:
         """variable += a b."""
@@ -157,7 +166,7 @@ def integer_intrinsic(emit: Callable[..., Any], *arguments: Any) -> tuple[Any, C
 def _signature_and_code(
     returned: Any, emit: Callable[..., Any], arguments: tuple[Any, ...]
 ) -> tuple[Any, Callable[..., ir.Value]]:
-    kinds = (types.Array, types.CPointer)
+    kinds = (types.Array, types.CPointer, types.BaseTuple)
     signature = returned(*(a if isinstance(a, kinds) else types.intp for a in arguments))
 
     def generate(context: Any, builder: ir.IRBuilder, signature: Any, values: Any) -> ir.Value:
@@ -180,13 +189,15 @@ def rows_of(values: np.ndarray, rows: int, width: int) -> np.ndarray:
 
 def _make_rest():
     def rest(values, first):
-        """values[first:] of an array or of what this returns, as a mere pointer where compiled.
+        """values.ravel()[first:] of a contiguous array or of what this returns, as a mere pointer where compiled.
 
         Handing on slices would count references, 5 ns each, which is as much as the arithmetic between.
         """
-        return values[first:]
+        return values.reshape(-1)[first:]
 
     def typed(typing_context, values, first):
+        if isinstance(values, types.Array) and values.layout != "C":
+            raise TypingError("`rest` goes on through contiguous arrays only")
         kind = types.CPointer(values.dtype)
 
         def generate(context, builder, signature, arguments):
