@@ -131,8 +131,9 @@ default="kmeans"
     verbose_interval : int, default=10
         Iterations between prints.
     n_jobs : int or None, default=None
-        Threads for this estimator's calls: None leaves Numba's setting, -1 is all. What the caller had set is as
-        before afterwards.
+        Threads for this estimator's calls: None leaves Numba's setting, or takes OMP_NUM_THREADS if that is less and
+        NUMBA_NUM_THREADS is not set; -1 is all. What the caller had set is as before afterwards. Calls on several
+        Python threads at once share Numba's threads.
     progress : bool, default=False
         Show a bar for each start; needs tqdm.
     callback : callable, default=None

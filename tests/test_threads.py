@@ -1,7 +1,4 @@
-"""Threads, forks and worker processes: the same answers, and the caller's settings as they were."""
-
-import multiprocessing
-import threading
+"""Numbers of threads: the same answers for any, and the caller's settings as they were; see also `test_company`."""
 
 import numba
 import numpy as np
@@ -16,7 +13,6 @@ pytestmark = [pytest.mark.threads, pytest.mark.filterwarnings("ignore::sklearn.e
 
 # Several ranges, so that the parallel driver runs where it may.
 ROWS = 3 * RANGE_ROWS + 11 if COMPILED else 300
-CAN_FORK = "fork" in multiprocessing.get_all_start_methods()
 
 
 def make_rows(seed=0, n=ROWS):
@@ -87,55 +83,13 @@ def test_no_jobs_at_all_is_an_error():
         estimator(n_jobs=0).fit(make_rows())
 
 
-def test_jobs_are_counted_as_scikit_learn_counts_them():
+def test_jobs_are_counted_as_scikit_learn_counts_them(monkeypatch):
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     most = numba.config.NUMBA_NUM_THREADS
     assert count_threads(None) == numba.get_num_threads()
     assert count_threads(-1) == count_threads(most) == count_threads(10**6) == most
     assert count_threads(-2) == max(1, most - 1)
     assert count_threads(-(10**6)) == count_threads(1) == 1
-
-
-def test_several_python_threads_fit_at_once():
-    many = [make_rows(seed) for seed in range(4)]
-    expected = [answer(rows) for rows in many]
-    found, ready = [None] * 4, threading.Barrier(4)
-
-    def fit(index):
-        ready.wait()
-        for _ in range(3 if COMPILED else 1):
-            found[index] = answer(many[index])
-
-    workers = [threading.Thread(target=fit, args=(index,)) for index in range(4)]
-    for worker in workers:
-        worker.start()
-    for worker in workers:
-        worker.join(timeout=120)
-    assert not any(worker.is_alive() for worker in workers)
-    assert all(same_bits(a, b) for a, b in zip(found, expected, strict=True))
-
-
-def _fit_in_child(connection, rows):
-    connection.send(answer(rows))
-
-
-@pytest.mark.skipif(not CAN_FORK, reason="this system has no fork")
-@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
-def test_a_forked_child_fits_after_its_parent_did():
-    rows = make_rows()
-    expected = answer(rows, n_jobs=2)
-    context = multiprocessing.get_context("fork")
-    mine, theirs = context.Pipe(duplex=False)
-    child = context.Process(target=_fit_in_child, args=(theirs, rows))
-    child.start()
-    theirs.close()
-    try:
-        assert mine.poll(120), "the child is stuck"
-        found = mine.recv()  # EOFError: the child was ended
-        child.join(60)
-    finally:
-        child.kill()
-    assert child.exitcode == 0
-    assert same_bits(found, expected)
 
 
 def test_worker_processes_search_a_grid():

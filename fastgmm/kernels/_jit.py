@@ -273,6 +273,8 @@ def chosen_by_class(function: Callable[..., Any]) -> Any:
 
 _forked = False
 _parallel_entry = threading.Lock()
+# The Python threads inside calls of ours, and how deep each is.
+_at_work: dict[int, int] = {}
 
 
 def _after_fork() -> None:
@@ -280,6 +282,7 @@ def _after_fork() -> None:
     _forked = True
     _notice.forget()
     _parallel_entry = threading.Lock()
+    _at_work.clear()
 
 
 if hasattr(os, "register_at_fork"):
@@ -287,20 +290,42 @@ if hasattr(os, "register_at_fork"):
 
 
 @contextlib.contextmanager
+def _working() -> Iterator[int]:
+    """Count the calling Python thread among those at work, and say how many others are."""
+    me = threading.get_ident()
+    depth = _at_work.get(me, 0)
+    _at_work[me] = depth + 1
+    try:
+        yield len(_at_work) - 1
+    finally:
+        if depth:
+            _at_work[me] = depth
+        else:
+            _at_work.pop(me, None)
+
+
+@contextlib.contextmanager
 def parallel_region(tasks: int) -> Iterator[int]:
     """Say how many workers may share `tasks` now, and hold the place while they do.
 
     A forked child may not enter parallel code (GNU OpenMP ends the process), nor may a second Python thread (the
-    workqueue layer aborts it): there it is one worker, the calling thread, and the bits are the same.
+    workqueue layer aborts it): there it is one worker, the calling thread, and the bits are the same. Each other
+    Python thread at work has one of Numba's threads less for the workers here, so that together they are no more than
+    those.
     """
-    workers = min(int(numba.get_num_threads()), tasks)
-    if _forked or workers <= 1 or not _parallel_entry.acquire(blocking=False):
-        yield 1
-        return
-    try:
-        yield workers
-    finally:
-        _parallel_entry.release()
+    with _working() as others:
+        setting = int(numba.get_num_threads())
+        allowed = min(setting, int(config.NUMBA_NUM_THREADS) - others)
+        workers = min(allowed, tasks)
+        if _forked or workers <= 1 or not _parallel_entry.acquire(blocking=False):
+            yield 1
+            return
+        numba.set_num_threads(allowed)  # those without work would spin
+        try:
+            yield workers
+        finally:
+            numba.set_num_threads(setting)
+            _parallel_entry.release()
 
 
 def run_shares(driver: Any, share: Any, arguments: tuple[Any, ...], workers: int) -> None:
@@ -312,19 +337,28 @@ def run_shares(driver: Any, share: Any, arguments: tuple[Any, ...], workers: int
 
 
 def count_threads(n_jobs: int | None) -> int:
-    """Translate scikit-learn's `n_jobs`: None leaves Numba's setting, -1 is all, -2 all but one.
+    """Translate scikit-learn's `n_jobs`: None leaves Numba's setting or OMP_NUM_THREADS, -1 is all, -2 all but one.
 
     Raises
     ------
     ValueError
         If `n_jobs` is 0.
     """
+    most = int(config.NUMBA_NUM_THREADS)
     if n_jobs is None:
-        return int(numba.get_num_threads())
+        return min(int(numba.get_num_threads()), _openmp_threads() or most)
     if n_jobs == 0:
         raise ValueError("n_jobs must not be 0; use None, a positive number of threads, or -1 for all.")
-    most = int(config.NUMBA_NUM_THREADS)
     return max(1, min(most, n_jobs if n_jobs > 0 else most + 1 + n_jobs))
+
+
+def _openmp_threads() -> int:
+    """What OMP_NUM_THREADS asks for, as Dask's workers do of all that runs in them; 0 where it says nothing.
+
+    Numba does not read it. Whoever sets Numba's own variable means that.
+    """
+    first = os.environ.get("OMP_NUM_THREADS", "").split(",")[0].strip()
+    return int(first) if first.isdecimal() and "NUMBA_NUM_THREADS" not in os.environ else 0
 
 
 @contextlib.contextmanager
@@ -334,6 +368,7 @@ def threads(n_jobs: int | None) -> Iterator[int]:
     before = numba.get_num_threads()
     numba.set_num_threads(wanted)
     try:
-        yield wanted
+        with _working():
+            yield wanted
     finally:
         numba.set_num_threads(before)
