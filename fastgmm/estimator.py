@@ -30,13 +30,20 @@ from fastgmm.data import check_random, check_rows, check_weights, computes_in_fl
 from fastgmm.em import engine
 from fastgmm.em.accelerate import PACES
 from fastgmm.em.given import start_from_given
-from fastgmm.em.initialise import STARTS, Start, describe_rows, regularise, start_from_responsibilities
+from fastgmm.em.initialise import (
+    STARTS,
+    Start,
+    describe_rows,
+    regularise,
+    sample_rows,
+    start_from_responsibilities,
+)
 from fastgmm.em.report import FitReport, StartReport, describe_degenerate, feature_variances, name_first
-from fastgmm.em.watch import Watch
+from fastgmm.em.watch import Watch, import_tqdm
 from fastgmm.kernels._jit import threads
 from fastgmm.mixture import Mixture
 from fastgmm.mixture.evaluation import keep_largest
-from fastgmm.sources import ArrayRows, IncompleteRows, Rows, SourceError, open_rows
+from fastgmm.sources import ArrayRows, ChunkRows, IncompleteRows, Rows, SourceError, open_blocks, open_rows
 
 _ILL_DEFINED = (
     "Fitting the mixture model failed because some components have ill-defined empirical covariance (for instance "
@@ -322,6 +329,97 @@ default="kmeans"
         """
         self._fit(X, sample_weight)
         return self
+
+    @_fit_context(prefer_skip_nested_validation=True)
+    def fit_chunks(self, source: Any, *, sample_weight: Any = None) -> "GaussianMixture":
+        """Estimate the mixture from rows that come in blocks, in memory that does not grow with their number.
+
+        A first pass over the source counts and checks the rows; each EM iteration is one more. While compiled loops
+        work on one block a thread reads the next. From the same start, and if the sample is all rows from any, the fit
+        has the bits of `fit` on all rows at once, however they are cut into blocks.
+
+        Parameters
+        ----------
+        source : callable, path, list of paths, or iterable
+            Where blocks of rows come from, the same in every pass: a function without arguments that returns an
+            iterator of blocks; the path of a .npy or Parquet file or of a folder of those, or a list of paths; or
+            something that can be iterated over again and again, such as a list of arrays. Blocks are arrays (m, d),
+            frames, or batches of Arrow's; they may differ in length. Columns of Parquet are features, all of them
+            numbers.
+        sample_weight : str, callable, path, list of paths, iterable or array-like of shape (n,), optional
+            Weights of the rows, as `fit` takes them: the name of a column of Parquet, or a source of blocks (m,) of
+            its own, which need not be cut as those of the rows are.
+
+        Returns
+        -------
+        self : GaussianMixture
+
+        Raises
+        ------
+        SourceError
+            A ValueError: rows could not be read, are not what they should be, or differ from pass to pass; the message
+            names the block and the row, counted from 0. The estimator is left as it was; the exception carries the
+            last mixture, and what a source raised is its cause.
+        TypeError
+            If the source can be read only once.
+        ValueError
+            If a parameter is invalid, or (DegenerateFitError) every start failed.
+        ImportError
+            If it is Parquet and pyarrow is not installed.
+
+        Notes
+        -----
+        Starts are sought among a sample of the rows, drawn by weight in the first pass: some 8,192 or more where there
+        are many components, all of them if there are fewer; it is what a callable `init_params` gets. The variances
+        for `reg_covar="auto"` and for a prior are those of all rows, and take a pass more. With `progress=True` a
+        second bar shows the rows of each pass. Blocks are read ahead, so memory holds two of them; kernels read long
+        ones in place and the first pass notices if a source overwrites the last block with the next.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> from fastgmm import GaussianMixture
+        >>> def read():
+        ...     for seed in range(10):
+        ...         random = np.random.default_rng(seed)
+        ...         yield random.normal(size=(500, 2)) + 9 * random.integers(0, 2, size=(500, 1))
+        >>> gm = GaussianMixture(2, random_state=0).fit_chunks(read)
+        >>> sorted(gm.means_[:, 0].round().tolist())
+        [0.0, 9.0]
+        """
+        if self.missing == "em":
+            raise ValueError("fit_chunks takes rows without missing entries; fit with missing='em' has them in memory.")
+        with unchanged_on_error(self):
+            random = check_random_state(self.random_state).get_state(legacy=True)
+            opened = ChunkRows(
+                *open_blocks(source, sample_weight),
+                capacity=lambda d: sample_rows(d, self.n_components, STRUCTURES[self.covariance_type]),
+                seed=[*random[1].tolist(), random[2]],  # which leaves a RandomState as it is for the starts
+                bars=import_tqdm() if self.progress else None,
+            )
+            self._set_features(opened.n_features, opened.names)
+            cautions = self._fit_source(opened, self._search_sample(opened), opened.dtype, warm=self._goes_on)
+        for message, category in cautions:
+            warnings.warn(message, category, stacklevel=3)
+        return self
+
+    def _set_features(self, number: int, names: list[str] | None) -> None:
+        """Set what predictions will compare their rows with."""
+        self.n_features_in_ = number
+        self.__dict__.pop("feature_names_in_", None)
+        if names is not None:
+            self.feature_names_in_ = np.asarray(names, dtype=object)
+
+    def _search_sample(self, source: Rows) -> Start:
+        """What finds a start among the sample of rows that lie elsewhere."""
+        init = self.init_params
+        if not (isinstance(init, str) or callable(init)):
+            raise ValueError(
+                "init_params as an array belongs to rows in memory; give means_init, the name of a start, or a "
+                "function, which is called with a sample of the rows."
+            )
+        sample = source.sample
+        return STARTS[init] if isinstance(init, str) else self._search(sample.take(np.arange(sample.n_rows)), None)
 
     @_fit_context(prefer_skip_nested_validation=True)
     def fit_predict(self, X: Any, y: Any = None, sample_weight: Any = None) -> np.ndarray:

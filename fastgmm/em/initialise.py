@@ -295,8 +295,7 @@ def _cluster_moments(
 
 def _some_rows(source: ArrayRows, k: int, random: np.random.RandomState) -> "_Sample":
     """All rows, or as many as k-means is worth, drawn by weight, in descending order."""
-    affordable = max(_SAMPLE_BYTES // (8 * source.n_features), 2 * k)
-    most = min(max(KMEANS_ROWS, _ROWS_PER_COMPONENT * k), affordable)
+    most = _kmeans_rows(source.n_features, k)
     if source.n_rows <= most:
         rows, weights = source.take(np.arange(source.n_rows)), source.weigh(0, source.n_rows)
     else:
@@ -304,6 +303,17 @@ def _some_rows(source: ArrayRows, k: int, random: np.random.RandomState) -> "_Sa
         weights = np.full(most, source.total_weight / most)
     order = _order_of(rows)
     return _Sample(rows.take(order, axis=0), weights[order])
+
+
+def _kmeans_rows(features: int, k: int) -> int:
+    """How many rows k-means is worth."""
+    return min(max(KMEANS_ROWS, _ROWS_PER_COMPONENT * k), max(_SAMPLE_BYTES // (8 * features), 2 * k))
+
+
+def sample_rows(features: int, k: int, structure: ModuleType) -> int:
+    """How many rows a sample should have that starts are sought in: for k-means, and for moments of its clusters."""
+    for_moments = min(2 * k * _rows_needed(features, structure), 2 * _SAMPLE_BYTES // (8 * features))
+    return max(_kmeans_rows(features, k), for_moments)
 
 
 def _places(count: int, random: np.random.RandomState) -> np.ndarray:
