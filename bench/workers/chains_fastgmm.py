@@ -66,7 +66,6 @@ class Library:
             "n_jobs": threads,
             "kernel": RandomWalk(cov=table.step, adapt=None),
             "warmup": 0,
-            "seed": 0,
         }
         two_modes = table.means.shape == (2, 2)
         flat = [
@@ -87,12 +86,14 @@ class Library:
         else:
             self._target, self._options["args"] = _one_point, (constants, table.means, factors)
         self._positions = draw_starts(table, chains)
+        self._walks = 0
         self.walk(10)
 
     def walk(self, steps: int) -> dict[str, object]:
         """Take steps, of which the last is kept."""
+        self._walks += 1  # the same candidates again would leave chains where all are rejected
         began = time.perf_counter()
-        chains = sample(self._target, self._positions, draws=1, thin=steps, **self._options)
+        chains = sample(self._target, self._positions, draws=1, thin=steps, seed=self._walks, **self._options)
         seconds = time.perf_counter() - began
         self._positions = chains.draws[:, -1]
         return describe(seconds, np.mean(chains.acceptance_rate), self._positions)
