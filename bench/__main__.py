@@ -14,6 +14,7 @@ from bench.client import Pool, WorkerError
 from bench.compare import BASELINE, compare_kernels
 from bench.densities import DENSITIES
 from bench.fits import measure_fits
+from bench.grid import GRID, QUICK_GRID, describe_grid, measure_grid
 from bench.measure import Disagreement, Effort, describe_machine, measure
 from bench.memory import measure_memory
 from bench.panel import (
@@ -36,7 +37,7 @@ FOLDER = Path(__file__).resolve().parent
 RESULTS = FOLDER / "results"
 CHART = FOLDER / "charts" / "speed.png"
 README = FOLDER.parent / "README.md"
-COMMANDS = ("run", "fits", "memory", "sample", "panel", "leaps", "report", "compare")
+COMMANDS = ("run", "fits", "memory", "sample", "panel", "leaps", "grid", "report", "compare")
 
 
 def _positive(text: str) -> int:
@@ -55,6 +56,7 @@ def _parse(arguments: list[str]) -> argparse.Namespace:
     sampling = commands.add_parser("sample", help="nanoseconds per step of samplers, beside every peer that is found")
     panel = commands.add_parser("panel", help="log-likelihoods that starts lead to, on ten problems of different kinds")
     leaps = commands.add_parser("leaps", help="passes and seconds of accelerated fits where components overlap")
+    grid = commands.add_parser("grid", help="seconds that choosing takes, beside a loop over scikit-learn's fits")
     report = commands.add_parser("report", help="write the README's tables and the chart from what is stored")
     compare = commands.add_parser("compare", help="name the kernels that got slower than the baseline")
     for command in (run, fits, memory):
@@ -66,12 +68,13 @@ def _parse(arguments: list[str]) -> argparse.Namespace:
         "--only", nargs="+", metavar="NAME", choices=list(DENSITIES), help="densities; stored if --out"
     )
     sampling.add_argument("--out", type=Path, metavar="DIR", help="folder of what is measured")
-    for command in (panel, leaps):
-        command.add_argument("--quick", action="store_true", help="two problems")
+    for command in (panel, leaps, grid):
+        command.add_argument("--quick", action="store_true", help="two problems; of the grid a small one")
         command.add_argument("--out", type=Path, metavar="DIR", help="folder of what is measured")
     panel.add_argument("--seeds", type=_positive, default=10, help="fits from each kind of start (default: 10)")
     for command in (run, fits, sampling, leaps):
         command.add_argument("--rounds", type=_positive, help="turns of each peer (default: 5, quick 2)")
+    grid.add_argument("--seeds", type=_positive, default=5, help="grids that each way fits (default: 5)")
     for command in (run, memory, sampling):
         command.add_argument("--threads", type=_positive, default=1, help="threads each may use (default: 1)")
     run.add_argument(
@@ -272,6 +275,14 @@ def _measure_kinds(
     return 0
 
 
+def _grid(options: argparse.Namespace) -> int:
+    row = measure_grid(QUICK_GRID if options.quick else GRID, options.seeds)
+    print(describe_grid(row))
+    results = {"machine": describe_machine(), "seeds": options.seeds, "rows": [row]}
+    _store(results, (options.out or RESULTS) / f"{'quick' if options.quick else 'full'}-grid.json")
+    return 0
+
+
 def _report(options: argparse.Namespace) -> int:
     print(write_report(options.results, README, CHART))
     return 0
@@ -296,6 +307,7 @@ def main() -> int:
         "sample": _sample,
         "panel": _panel,
         "leaps": _leaps,
+        "grid": _grid,
         "report": _report,
         "compare": _compare,
     }

@@ -7,6 +7,7 @@ from typing import Any
 
 from bench import tables
 from bench.chart import draw_chart
+from bench.grid import LOOP
 from bench.peers import FLOAT64_AGREEMENT, OURS, REFERENCE
 
 BEGIN, END = "<!-- bench:begin -->", "<!-- bench:end -->"
@@ -51,6 +52,8 @@ def make_report(results: dict[str, dict[str, Any]], chart: str | None = None) ->
         parts.append(_fold("Starts", _starts_part(results["panel"])))
     if "leaps" in results:
         parts.append(_fold("Acceleration", _leaps_part(results["leaps"])))
+    if "grid" in results:
+        parts.append(_fold("Choosing", _grid_part(results["grid"])))
     if "memory" in results:
         parts.append(_fold("Memory", _memory_part(results["memory"])))
     parts += _sampling_parts({name: each for name, each in results.items() if name.startswith("sampling")})
@@ -122,6 +125,20 @@ def _leaps_part(results: dict[str, Any]) -> str:
         f'{tables.leaps_table(results)}\n\nPasses and time of `acceleration="squarem"` beside plain EM, from the same '
         "start to within 1e-6 nats a row of the log-likelihood that both reach, where components overlap; one thread, "
         f"medians of {results['rounds']} interleaved rounds. {_machine(results)}"
+    )
+
+
+def _grid_part(results: dict[str, Any]) -> str:
+    (row,) = results["rows"]
+    problem, ways = tables.problem_of(row), row["ways"]
+    worse = [name for name, way in ways.items() if tables.mean_bic(way) > tables.mean_bic(ways[LOOP])]
+    verdict = f"Higher than the loop's: {', '.join(worse)}." if worse else "None is higher than the loop's."
+    return (
+        f"{tables.grid_table(results)}\n\nFits of 1 to {row['most']} components to {problem.rows:,} rows that "
+        f"{problem.components} components of {problem.features} features drew, in the structures full, tied, diag and "
+        f"spherical, or all; one thread, medians over {results['seeds']} seeds, the ways in turn. What was chosen with "
+        "each seed, which is where the starts lead; last, the mean BIC of that, computed anew from the parameters. "
+        f"{verdict} {_machine(results)}"
     )
 
 

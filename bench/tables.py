@@ -287,6 +287,22 @@ def leaps_table(results: Results) -> str:
     return table(heads, rows)
 
 
+def grid_table(results: Results) -> str:
+    """What choosing took, and what was chosen."""
+    heads = ["", "models", "seconds", "times faster", "components chosen", "BIC"]
+    lines = [_line(heads), _line(["---", *["---:"] * (len(heads) - 1)])]
+    for name, way in results["rows"][0]["ways"].items():
+        sizes = ", ".join(f"{best['n_components']}" for best in way["chosen"])
+        cells = [name, str(way["models"]), three_digits(way["median_seconds"]), times(way["median_ratio"]), sizes]
+        lines.append(_line([*cells, f"{mean_bic(way):,.0f}"]))
+    return "\n".join(lines)
+
+
+def mean_bic(way: Results) -> float:
+    """Return the mean over seeds of what was chosen."""
+    return mean([best["bic"] for best in way["chosen"]])
+
+
 def mean(values: list[float]) -> float:
     """Return the arithmetic mean."""
     return math.fsum(values) / len(values)

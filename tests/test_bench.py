@@ -14,7 +14,7 @@ if not (ROOT / "bench").is_dir():
     pytest.skip("there is no bench beside the tests", allow_module_level=True)
 sys.path.insert(0, str(ROOT))
 
-from bench import compare, limits, measure, panel, peers, report, sampling, tables  # noqa: E402
+from bench import compare, grid, limits, measure, panel, peers, report, sampling, tables  # noqa: E402
 from bench.__main__ import _parse  # noqa: E402
 from bench.client import Pool, Task, Worker, WorkerError  # noqa: E402
 from bench.densities import DENSITIES  # noqa: E402
@@ -211,6 +211,33 @@ def test_starts_and_leaps_are_measured():
     assert [len(each) for each in scores.values()] == [2, 2, 2] and np.ptp(list(scores.values())) < 0.1
     found = panel.measure_acceleration(small, 1)
     assert 0 < found["passes"]["squarem"] < found["passes"]["plain"]
+
+
+def grid_results(results, ours):
+    ways = {}
+    for name, bics, seconds in ((grid.LOOP, [1_000.0, 1_002.0], [20.0, 30.0]), ("fastgmm", ours, [2.0, 2.0])):
+        chosen = [{"n_components": 6 + at, "structure": "full", "bic": bic} for at, bic in enumerate(bics)]
+        ways[name] = {"models": 40, "chosen": chosen, **measure.summarise([20.0, 30.0], seconds)}
+    row = {"problem": vars(PROBLEMS[0]), "most": 10, "ways": ways}
+    return {"machine": results["machine"], "seeds": 2, "rows": [row]}
+
+
+@pytest.mark.parametrize("ours, verdict", [([1_003, 998], "None is higher"), ([1_003, 1_000], "loop's: fastgmm.")])
+def test_report_has_the_grid(results, ours, verdict):
+    text = report.make_report({"1-thread": results, "grid": grid_results(results, ours)})
+    assert "| 40 | 25 | 1.0 | 6, 7 | 1,001 |" in text and "| fastgmm | 40 | 2 | 12.5 | 6, 7 | 1,00" in text
+    assert verdict in text and "1 to 10 components to 1,000,000 rows" in text
+
+
+def test_a_grid_is_measured():
+    kind = dataclasses.replace(panel.PANEL[0], problem=Problem("g", 300, 2, 2, "full"))
+    row = grid.measure_grid(grid.Grid(kind, 2), 2)
+    ways = row["ways"]
+    assert [way["models"] for way in ways.values()] == [8, 8, 8, 18]
+    assert {len(way["chosen"]) for way in ways.values()} == {len(way["seconds"]) for way in ways.values()} == {2}
+    assert {(best["n_components"]) for way in ways.values() for best in way["chosen"]} == {2}
+    assert tables.mean_bic(ways["fastgmm"]) == pytest.approx(tables.mean_bic(ways[grid.LOOP]), abs=0.2)
+    assert "18 models in" in grid.describe_grid(row)
 
 
 def test_report_needs_iterations(results):

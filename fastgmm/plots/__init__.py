@@ -1,8 +1,8 @@
 """Pictures of mixtures, of the choice among them, and of how their fits went.
 
 The only room that imports matplotlib. Functions take a `Mixture`, arrays and tables, never estimators; an `ax` to draw
-on, by default one of a new figure of pyplot's, found as `ax.figure`; and return it. Colours are told apart by every
-kind of colour vision; markers, line styles and numbers repeat what they say.
+on, by default one of a new figure of pyplot's, found as `ax.figure`; and return it. The first colours are told apart by
+every kind of colour vision; markers, line styles and numbers repeat what they say.
 """
 
 try:
