@@ -3,7 +3,6 @@
 import contextlib
 import copy
 import math
-import time
 import warnings
 from collections.abc import Callable, Iterator
 from numbers import Integral, Real
@@ -39,6 +38,7 @@ from fastgmm.em.initialise import (
     start_from_responsibilities,
 )
 from fastgmm.em.report import FitReport, StartReport, describe_degenerate, feature_variances, name_first
+from fastgmm.em.starts import follow_starts
 from fastgmm.em.watch import Watch, import_tqdm
 from fastgmm.kernels._jit import threads
 from fastgmm.mixture import Mixture
@@ -116,7 +116,9 @@ class GaussianMixture(DensityMixin, BaseEstimator):
     max_iter : int, default=100
         Most EM iterations; 0 leaves the start.
     n_init : int, default=1
-        Number of starts; the one of largest likelihood is kept. One that fails is skipped.
+        Number of starts; the one of largest likelihood is kept. One that fails is skipped. On several threads starts go
+        side by side where that keeps more of them busy than sharing each pass does, to the same bits in the same order;
+        with `verbose`, `progress`, a `callback` or a function as `init_params` they follow one another.
     init_params : {"kmeans", "kmeans-whitened", "k-means++", "random", "random_from_data"}, callable or array-like, \
 default="kmeans"
         How a start is found. "kmeans-whitened" looks at the data in coordinates in which their covariance is the
@@ -458,8 +460,8 @@ default="kmeans"
             best, report = self._follow_starts(source, joined, search, warm)
         self._set_fitted(best, dtype)
         self.prior_, self.fit_report_ = prior, report
-        if report.starts[-1].outcome == "interrupted":
-            return [(_INTERRUPTED.format(len(report.starts) - 1), ConvergenceWarning)]
+        if report.interrupted is not None:
+            return [(_INTERRUPTED.format(report.interrupted), ConvergenceWarning)]
         cautions: list[tuple[str, type[Warning]]] = []
         if self.max_iter > 0:
             if best.outcome == "max_iter":
@@ -525,46 +527,40 @@ default="kmeans"
     ) -> tuple[engine.Run, FitReport]:
         """Follow every start; the best run and a report on all, or an error if none reached its end."""
         random = check_random_state(self.random_state)
-        runs: list[engine.Run] = []
-        reports: list[StartReport] = []
+        named = isinstance(self.init_params, str)
+
+        def find() -> Update:
+            return Update(self._parameters(), -1, False) if warm else self._start(source.sample, prior, search, random)
+
+        def follow(rows: Rows, start: Update, on_step: engine.OnStep | None) -> engine.Run:
+            return self._follow(rows, prior, start, self.lower_bound_ if warm else -math.inf, on_step)
+
         with Watch(
             self.verbose, self.verbose_interval, self.progress, self.callback, self.covariance_type, self.max_iter
         ) as watch:
-            named = isinstance(self.init_params, str) or callable(self.init_params)
-            for index in range(self.n_init if named and not warm else 1):
-                began = time.perf_counter()
-                watch.begin(index)
-                try:
-                    run = self._follow(source, prior, None if warm else search, random, watch)
-                except KeyboardInterrupt:  # before there was a start
-                    if all(run.outcome == "failed" for run in runs):
-                        raise
-                    run = engine.Run(runs[0].parameters, outcome="interrupted")
-                watch.end(run)
-                runs.append(run)
-                reports.append(StartReport.of(run, time.perf_counter() - began))
-                if run.outcome in ("stopped", "interrupted"):
-                    break
+            count = self.n_init if (named or callable(self.init_params)) and not warm else 1
+            size = count_parameters(self.covariance_type, self.n_components, source.n_features)
+            followed = follow_starts(find, follow, source, count, watch, n_parameters=size, in_turn=not named)
+        runs = [run for run, _ in followed]
         sound = [index for index, run in enumerate(runs) if run.outcome != "failed"]
         if not sound:
             raise self._all_failed(runs)
         # As scikit-learn chooses; of starts that took no step, the likelier.
         best = max(sound, key=lambda index: (runs[index].lower_bound, runs[index].log_likelihood))
-        size = source.effective_rows, source.total_weight
-        report = FitReport(tuple(reports), best, runs[best].parameters, self.covariance_type, *size, prior.ridge)
-        return runs[best], report
+        reports = tuple(StartReport.of(run, seconds) for run, seconds in followed)
+        rows = source.effective_rows, source.total_weight
+        return runs[best], FitReport(reports, best, runs[best].parameters, self.covariance_type, *rows, prior.ridge)
 
     def _follow(
         self,
         source: Rows,
         prior: Hyperparameters,
-        search: Start | None,
-        random: np.random.RandomState,
-        watch: Watch,
+        start: Update,
+        before: float,
+        on_step: engine.OnStep | None,
     ) -> engine.Run:
-        """Follow EM from a start that is found, or without a search from where the last fit stopped."""
+        """Follow EM from a start, `before` which the log-likelihood was that."""
         structure = STRUCTURES[self.covariance_type]
-        start = self._start(source.sample, prior, search, random) if search else Update(self._parameters(), -1, False)
         if start.failed >= 0:
             where = structure.describe(start.failed)
             failure = f"initialisation: {where} is not positive-definite"
@@ -577,9 +573,9 @@ default="kmeans"
                 tol=self.tol,
                 prior=prior,
                 max_iter=self.max_iter,
-                before=-math.inf if search else self.lower_bound_,
+                before=before,
                 acceleration=self.acceleration,
-                on_step=watch.step if watch.wanted else None,
+                on_step=on_step,
             )
         except SourceError as error:
             error.mixture = Mixture.from_parameters(error.reached, self.covariance_type)

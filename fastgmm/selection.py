@@ -324,7 +324,7 @@ class GaussianMixtureIC(DensityMixin, BaseEstimator):
             "n_iter": model.n_iter_,
             "seconds": time.perf_counter() - began,
         }
-        return _Run(row, model, cautions, model.fit_report_.starts[-1].outcome == "interrupted")
+        return _Run(row, model, cautions, model.fit_report_.interrupted is not None)
 
     def _choose(self, runs: list["_Run"], every: "_Part", dtype: Any, wanted: int) -> list[tuple[str, type[Warning]]]:
         """Set the attributes from the models that were fitted, and return what there is to warn of."""

@@ -26,7 +26,7 @@ DTYPES = ("float64", "float32")
 FEATURES = (1, 2, 3, 4, 8, 40)  # four that the compiler knows, few enough to expand, and many
 COMPONENTS = (1, 3)  # arrays of one component have another layout; of three, squares are expanded
 DISTANCES = (10.0, 1e5)  # between components, in widths: ordinary ones, and narrow ones that need more digits
-ROWS = {1: 300, 2: 5_000}  # by threads: serial, and enough rows for two to share
+THREADS = (1, 2)  # few rows for one; for two, enough to share a pass over complete and over incomplete ones
 
 
 class NothingToWarm(Exception):
@@ -61,7 +61,8 @@ def run(structures: Sequence[str] = STRUCTURES, quiet: bool = False) -> None:
     """
     folder = _require_folder()
     before, started = _count_kernels(folder), time.perf_counter()
-    cases = list(itertools.starmap(Case, itertools.product(structures, DTYPES, FEATURES, COMPONENTS, DISTANCES, ROWS)))
+    kinds = itertools.product(structures, DTYPES, FEATURES, COMPONENTS, DISTANCES, THREADS)
+    cases = [Case(*kind) for kind in kinds]
     with warnings.catch_warnings(), _unannounced():
         warnings.simplefilter("ignore")  # two iterations do not converge
         for case in cases if quiet else _shown(cases):
@@ -130,7 +131,7 @@ def _fit(case: Case) -> None:
 
 
 def _make_rows(case: Case) -> np.ndarray:
-    n = ROWS[case.threads]
+    n = 300 if case.threads == 1 else 10_000 + 2**22 // (case.components * (1 + 2 * case.features))
     rows = np.random.default_rng(0).normal(size=(n, case.features))
     rows += case.distance * (np.arange(n) % case.components)[:, None]
     return rows.astype(case.dtype)

@@ -36,6 +36,15 @@ def quiet_wrapping():
         yield
 
 
+@pytest.fixture(autouse=True)
+def shared_passes(request, monkeypatch):
+    """Tests of threads need not have so many rows that sharing a pass pays."""
+    if request.node.get_closest_marker("threads"):
+        from fastgmm.sources import array  # not before the folder is set
+
+        monkeypatch.setattr(array, "_WORTH_A_WORKER", 1)
+
+
 @pytest.fixture
 def kernels_only(tmp_path):
     """A copy of the package with a few kernels and nothing to import beside them."""

@@ -57,7 +57,8 @@ drivers = [passes.statistics_parallel, passes.rows_parallel]
 result = {kernel.__name__: len(kernel.signatures) for kernel in kernels}
 result |= {driver.__name__: len(driver._compiled) for driver in drivers}
 
-GaussianMixture(2, max_iter=2, tol=1e9).fit(np.tile(rows, (20, 1))).predict(np.tile(rows, (20, 1)))
+many = np.tile(rows, (250, 1))  # shared among threads
+GaussianMixture(2, max_iter=2, tol=1e9).fit(many).predict(many)
 kernels += [compiled for driver in drivers for compiled in driver._compiled.values()]
 folder = [kernel.__name__ for kernel in kernels if kernel.stats.cache_misses or not kernel.stats.cache_hits]
 """
@@ -202,7 +203,7 @@ from fastgmm import Mixture
 from fastgmm.kernels import passes
 
 mixture = Mixture([0.5, 0.5], [[0.0], [1.0]], [[[1.0]], [[1.0]]])
-mixture.logpdf(np.zeros((5000, 1)))
+mixture.logpdf(np.zeros((300_000, 1)))
 result = [len(passes.rows_parallel._compiled), len(passes.rows_share.signatures)]
 folder = None
 """

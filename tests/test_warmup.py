@@ -27,7 +27,7 @@ random = np.random.default_rng(1)
 for structure in {structures}:
     for features in (1, 2, 3, 4, 7, 33):
         for components in (1, 5):
-            for rows, threads in ((500, 1), (7_000, 2)):
+            for rows, threads in ((500, 1), (11_000 + 2**22 // (components * (1 + 2 * features)), 2)):
                 for distance in (0.0, 1e5):
                     X = random.normal(size=(rows, features)) + distance * random.integers(components, size=(rows, 1))
                     for points in (X, X.astype(np.float32)):

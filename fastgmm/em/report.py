@@ -124,6 +124,11 @@ class FitReport:
     _total_weight: float
     _ridge: np.ndarray
 
+    @property
+    def interrupted(self) -> int | None:
+        """The first start that was interrupted from the keyboard, if any was."""
+        return next((index for index, start in enumerate(self.starts) if start.outcome == "interrupted"), None)
+
     @functools.cached_property
     def components(self) -> tuple[ComponentReport, ...]:
         """What is to be said of each component of the best start."""

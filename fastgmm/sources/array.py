@@ -1,5 +1,6 @@
 """Rows of an array in memory or mapped into it: any strides, any real type."""
 
+import copy
 import math
 from collections.abc import Iterator
 from types import ModuleType
@@ -15,6 +16,7 @@ from fastgmm.statistics import Statistics, TreeSum
 
 _BUDGET = 16 * 2**20  # bytes a pass may take for each of: partial sums, rows being cast
 _CACHE_LINE = 64  # bytes
+_WORTH_A_WORKER = 1 << 19  # rows times terms of their sums: some 100 µs, as much as sharing a pass costs
 _SPANS_PER_WORKER = 32  # enough that the last ones do not leave a worker idle
 
 
@@ -66,6 +68,11 @@ class Readable(NamedTuple):
     rows: np.ndarray  # (m, d)
     weights: np.ndarray  # (m,), or (0,) where all count alike
     last: bool
+
+
+def count_shares(n_rows: int, terms: int) -> int:
+    """How many workers repay sharing a pass over so many rows, of whose sums there are so many `terms`."""
+    return min(-(-n_rows // RANGE_ROWS), max(1, n_rows * terms // _WORTH_A_WORKER))
 
 
 class RangedRows:
@@ -121,7 +128,7 @@ class RangedRows:
         rows, weights, size = block.rows, block.weights, sums_size(form)
         while len(rows):
             ranges = -(-len(rows) // RANGE_ROWS)
-            with parallel_region(ranges) as workers:
+            with parallel_region(count_shares(len(rows), size)) as workers:
                 most = max(workers, min(_SPANS_PER_WORKER * workers, _BUDGET // (8 * size)))
                 span = _power_of_two_at_least(-(-ranges // most))
                 if into := tree.leaves % span:  # shorter spans lead to where such a one may begin
@@ -202,6 +209,12 @@ class ArrayRows(RangedRows):
         """Whether the rows are float32 and weights would fit, so that a tile of them may be."""
         return bool(self._rows.dtype == np.float32) and self._tame
 
+    def beside(self) -> "ArrayRows":
+        """The same rows with working memory of their own, for another thread to read meanwhile."""
+        twin = copy.copy(self)
+        twin._buffers, twin._layout = {}, ()
+        return twin
+
     def take(self, indices: np.ndarray) -> np.ndarray:
         """Copy some rows as float64, shape (len(indices), d)."""
         return np.ascontiguousarray(self._rows[indices], dtype=np.float64)
@@ -276,7 +289,7 @@ class ArrayRows(RangedRows):
 
     def _write(self, rows: np.ndarray, form: Any, out: list[np.ndarray]) -> int:
         ranges = -(-rows.shape[0] // RANGE_ROWS)
-        with parallel_region(ranges) as workers:
+        with parallel_region(count_shares(rows.shape[0], sums_size(form))) as workers:
             span = max(1, ranges // (_SPANS_PER_WORKER * workers))
             lost = np.zeros((-(-ranges // span), 1), np.int64)
             run_shares(

@@ -1,5 +1,6 @@
 """Rows of an array of which some entries are missing, NaN."""
 
+import copy
 from collections.abc import Iterator
 from functools import cached_property
 from types import ModuleType
@@ -66,6 +67,12 @@ class IncompleteRows(ArrayRows):
             weight += weights @ observed
         with np.errstate(invalid="ignore"):
             return total / weight
+
+    def beside(self) -> "IncompleteRows":
+        """The same rows with working memory of their own, for another thread to read meanwhile."""
+        twin = copy.copy(self)
+        twin._parts = [(kind, places, source.beside()) for kind, places, source in self._parts]
+        return twin
 
     def form(self, structure: ModuleType, parameters: Parameters, single: bool = True) -> Forms:
         """What a pass needs of the parameters, for either kind of row."""
