@@ -46,8 +46,11 @@ def make_report(results: dict[str, dict[str, Any]], chart: str | None = None) ->
             f"How many times faster than {REFERENCE}, one thread each; last, how much faster {OURS}'s EM reads float32."
         )
         parts.append(_fold("Predictions, and float32 rows", f"{tables.predictions_table(fits)}\n\n{text}"))
-        text = f"How many times as long {OURS}'s EM iteration takes with weights, all 1, or the default prior."
-        parts.append(_fold("Weights and priors", f"{tables.options_table(fits)}\n\n{text}"))
+        text = (
+            f"How many times as long {OURS}'s EM iteration takes with weights, all 1, the default prior, or a tenth of "
+            "the entries missing; one without pays for none of these."
+        )
+        parts.append(_fold("Weights, priors and missing entries", f"{tables.options_table(fits)}\n\n{text}"))
     if "panel" in results:
         parts.append(_fold("Starts", _starts_part(results["panel"])))
     if "leaps" in results:

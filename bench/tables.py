@@ -195,7 +195,7 @@ def predictions_table(results: Results) -> str:
 
 
 def options_table(results: Results) -> str:
-    """How many times as long an EM iteration takes with weights of one, and with the default prior."""
+    """How many times as long an EM iteration takes with weights of one, the default prior, or a tenth missing."""
     rows = []
     for row in results["rows"]:
         found = [row["variants"].get(option) for option in OPTIONS]

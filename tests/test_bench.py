@@ -138,7 +138,7 @@ def test_report_has_every_part(results):
         assert part in text, part
     gain = cells(tables.threads_table(two, fits_results(results)), 2)[-1]
     assert gain == "15.0"
-    assert cells(tables.options_table(fits_results(results)), 2)[-2:] == ["–", "1.00"]
+    assert cells(tables.options_table(fits_results(results)), 2)[-3:] == ["–", "1.00", "–"]
     assert "not installed" not in text
 
 

@@ -139,6 +139,18 @@ def test_random_rows_are_drawn_by_weight():
     assert stats.chi2_contingency([ours, even]).pvalue < 1e-9
 
 
+def test_random_responsibilities_are_drawn_once_a_row():
+    """Weights of components vary with Σ w², of repeated rows with Σ w, about the same mean."""
+    values, times = np.arange(6.0)[:, None], np.array([1, 1, 2, 3, 4, 9])
+
+    def weights(rows, times):
+        return [start_of(rows, times, "random", "spherical", seed, k=2).weights[0] for seed in range(1500)]
+
+    ours, theirs = weights(values, times), weights(np.repeat(values, times, axis=0), None)
+    assert np.mean(ours) == pytest.approx(0.5, abs=0.01) and np.mean(theirs) == pytest.approx(0.5, abs=0.01)
+    assert np.var(ours) / np.var(theirs) == pytest.approx((times**2).sum() / times.sum(), rel=0.2)
+
+
 def test_samples_of_large_data_are_drawn_by_weight(monkeypatch):
     monkeypatch.setattr(initialise, "KMEANS_ROWS", 200)
     monkeypatch.setattr(initialise, "_ROWS_PER_COMPONENT", 1)

@@ -10,7 +10,7 @@ from bench.workers import Run
 from bench.workers.memory import peak_above
 
 PREDICTIONS = ("predict", "predict_proba", "score_samples")
-OPTIONS = ("weights", "prior")  # of ours alone
+OPTIONS = ("weights", "prior", "missing")  # of ours alone
 _FITTED_ITERATIONS = 2
 _WARM_ROWS = 200_000  # where there are so many, enough for passes to be shared, so that parallel code is loaded too
 _SHORTEST = 0.1  # seconds that a measurement of predictions lasts at least

@@ -16,6 +16,9 @@ def _find_version() -> str:
         return "not installed"  # a checkout
 
 
+MISSING_SHARE = 0.1
+
+
 class Library(Estimator):
     """`fastgmm.GaussianMixture`."""
 
@@ -28,8 +31,12 @@ class Library(Estimator):
         self._shape["n_jobs"] = threads
 
     def choose(self, option: str) -> None:
-        """Give each row a weight of one, or components the default prior."""
+        """Give each row a weight of one, components the default prior, or take a tenth of the entries away."""
         if option == "weights":
             self._weights = {"sample_weight": np.ones(len(self._rows))}
-        else:
+        elif option == "prior":
             self._start["prior"] = "default"
+        else:
+            self._start["missing"] = "em"
+            gone = np.random.default_rng(0).uniform(size=self._rows.shape) < MISSING_SHARE
+            self._rows = np.where(gone, np.nan, self._rows)

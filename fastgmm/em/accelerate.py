@@ -30,7 +30,7 @@ class Pace(Generic[Point]):
     leapt : bool
         Whether the map is to be taken where a leap led, and not where it led itself.
     saved : float
-        About how many steps of the map the leaps have saved.
+        About how many more steps of the map alone would have taken as far.
     """
 
     leapt = False

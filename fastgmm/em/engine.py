@@ -29,7 +29,7 @@ class Run:
     failure: str = ""  # where and why, of one that failed
     log_likelihood: float = -math.inf  # per row, of `parameters`
     passes: int = 0  # over the rows that steps took, those that led nowhere included
-    saved: float = 0.0  # about how many more they would have been without acceleration
+    saved: float = 0.0  # about how many more plain EM would have taken as high
 
     @property
     def n_iter(self) -> int:

@@ -189,7 +189,12 @@ def start_at_rows(means: np.ndarray, structure: ModuleType, prior: Hyperparamete
 def start_from_random_responsibilities(
     source: ArrayRows, k: int, structure: ModuleType, prior: Hyperparameters, random: np.random.RandomState
 ) -> Update:
-    """Responsibilities drawn uniformly and normalised, row by row."""
+    """Responsibilities drawn uniformly and normalised, row by row.
+
+    Once for each, so that a row of weight w counts as w rows that drew alike: what the start has of a component varies
+    with Σ w² where repeated rows would have it vary with Σ w, about the same mean. To shrink the draws of a row by √w
+    would make that right and leave no difference between components where weights are large.
+    """
     state = random.get_state()
 
     def draw(start: int, stop: int) -> np.ndarray:
