@@ -11,6 +11,7 @@ _OURS_COLOUR = "#d1495b"
 _PEER_COLOURS = ("#00798c", "#edae49", "#66a182", "#8d6a9f", "#8d99ae", "#30638e")
 _LIMIT_COLOUR = "#222222"
 _GROUP_WIDTH = 0.84
+_LABEL_HEIGHT = 1.25  # of a number over a bar, as a ratio on the axis
 
 
 def draw_chart(results: dict[str, Any], path: Path) -> None:
@@ -29,7 +30,7 @@ def draw_chart(results: dict[str, Any], path: Path) -> None:
         widths = [0.92 * _width(rows[at], names) for at, _ in found]
         axes.bar(places, heights, widths, bottom=1.0, color=colours[name], label=title(results, name), zorder=3)
         if name == OURS:
-            _write_values(axes, places, [ratio for _, ratio in found])
+            _write_values(axes, places, [ratio for _, ratio in found], [row["limit"]["median_ratio"] for row in rows])
     limits = [row["limit"]["median_ratio"] for row in rows]
     half = 0.5 * _GROUP_WIDTH
     axes.hlines(limits, [at - half for at in range(len(rows))], [at + half for at in range(len(rows))],
@@ -79,11 +80,12 @@ def _place(row: dict[str, Any], names: list[str], name: str, at: int) -> float:
     return at + (present.index(name) - 0.5 * (len(present) - 1)) * _width(row, names)
 
 
-def _write_values(axes: Any, places: list[float], ratios: list[float]) -> None:
-    for place, ratio in zip(places, ratios, strict=True):
+def _write_values(axes: Any, places: list[float], ratios: list[float], limits: list[float]) -> None:
+    for place, ratio, limit in zip(places, ratios, limits, strict=True):
+        top = limit if ratio < limit < _LABEL_HEIGHT * ratio else ratio  # the limit's line would cross the number
         axes.annotate(
             f"{ratio:.1f}" if ratio >= 1.0 else f"{ratio:.2f}",
-            (place, max(ratio, 1.0)),
+            (place, max(top, 1.0)),
             (0, 2),
             textcoords="offset points",
             ha="center",
