@@ -61,7 +61,10 @@ def _parse(arguments: list[str]) -> argparse.Namespace:
     compare = commands.add_parser("compare", help="name the kernels that got slower than the baseline")
     for command in (run, fits, memory):
         command.add_argument("--quick", action="store_true", help="small problems")
-        command.add_argument("--only", nargs="+", metavar="NAME", help="names of problems, such as W1; stored if --out")
+        command.add_argument(
+            "--only", nargs="+", metavar="NAME",
+            help="names of problems, such as W1; stored, if --out, beside what was measured of others in the same way",
+        )  # fmt: skip
         command.add_argument("--out", type=Path, metavar="DIR", help="folder of what is measured")
     sampling.add_argument("--quick", action="store_true", help="one density")
     sampling.add_argument(
@@ -138,6 +141,7 @@ def _measure_all(
     """Measure problem after problem, storing after each what there is; a part of them only where a folder is named."""
     path = (options.out or RESULTS) / f"{'quick' if options.quick else 'full'}-{name}.json"
     results = {"machine": describe_machine(), **header, "rows": []}
+    others = _measured_before(results, path, options.only) if options.only else []
     began, failed = time.perf_counter(), False
     for problem in _problems(options):
         try:
@@ -149,9 +153,32 @@ def _measure_all(
         results["rows"].append(row)
         print(f"{problem}: {describe(row)}", flush=True)
         if options.out or not options.only:
-            _store(results, path)
+            rows = sorted([*others, *results["rows"]], key=_place_in_table)
+            _store({**results, "rows": rows}, path)
     print(f"{time.perf_counter() - began:.0f} s")
     return int(failed)
+
+
+def _measured_before(results: dict[str, Any], path: Path, again: list[str]) -> list[dict[str, Any]]:
+    """Rows of problems that are not measured again, of the same machine, versions and ways; also take their notes."""
+    if not path.exists():
+        return []
+    stored = json.loads(path.read_text(encoding="utf-8"))
+    if any(_conditions(stored, key) != _conditions(results, key) for key in ("machine", "threads", "rounds")):
+        return []
+    for key in ("notes", "agreements"):
+        if key in results:
+            results[key] = {**stored[key], **results[key]}
+    return [row for row in stored["rows"] if row["problem"]["name"] not in again]
+
+
+def _conditions(results: dict[str, Any], key: str) -> Any:
+    found = results.get(key)
+    return {name: value for name, value in found.items() if name != "date"} if isinstance(found, dict) else found
+
+
+def _place_in_table(row: dict[str, Any]) -> int:
+    return [problem.name for problem in (*PROBLEMS, *QUICK_PROBLEMS)].index(row["problem"]["name"])
 
 
 def _store(results: dict[str, Any], path: Path) -> None:

@@ -15,7 +15,7 @@ if not (ROOT / "bench").is_dir():
 sys.path.insert(0, str(ROOT))
 
 from bench import compare, grid, limits, measure, panel, peers, report, sampling, tables  # noqa: E402
-from bench.__main__ import _parse  # noqa: E402
+from bench.__main__ import _measured_before, _parse  # noqa: E402
 from bench.client import Pool, Task, Worker, WorkerError  # noqa: E402
 from bench.densities import DENSITIES  # noqa: E402
 from bench.problems import PROBLEMS, Problem, dense_covariances, make_rows, make_start  # noqa: E402
@@ -455,3 +455,16 @@ def test_comparison_needs_the_reference():
 
 def test_problems_are_named_once():
     assert len({problem.name for problem in PROBLEMS}) == len(PROBLEMS)
+
+
+def test_problems_measured_again_join_those_of_the_same_conditions(results, tmp_path):
+    path = tmp_path / "full-1-thread.json"
+    path.write_text(json.dumps(results))
+    machine = {**results["machine"], "date": "a day later"}
+    now = {"machine": machine, "threads": 1, "rounds": 2, "notes": {"fastgmm": "new"}, "agreements": {}}
+    kept = _measured_before(now, path, ["W2"])
+    assert [row["problem"]["name"] for row in kept] == ["W1"]
+    assert now["notes"] == {"scikit-learn": "", "fastgmm": "new", "oneDAL": "through daal4py"}
+    assert _measured_before({**now, "rounds": 3}, path, ["W2"]) == []
+    assert _measured_before({**now, "machine": {**machine, "processor": "Q"}}, path, ["W2"]) == []
+    assert _measured_before(now, tmp_path / "none.json", ["W2"]) == []

@@ -136,7 +136,7 @@ def rows_span(rows, form, first, last, scratch, log_likelihoods, responsibilitie
     sums, largest, total, inverse, densities, tile = _cut(scratch, k)
     where = np.empty(TILE_ROWS, np.int64)
     _clear(tile[rows.shape[1] * TILE_STRIDE : d * TILE_STRIDE])
-    lost[0] = 0
+    missed = 0  # counted apart: another worker's count may lie in the same cache line
     for start in range(first * RANGE_ROWS, min(rows.shape[0], last * RANGE_ROWS), TILE_ROWS):
         count = min(TILE_ROWS, rows.shape[0] - start)
         load_tile(rows, start, count, form.reference, tile)
@@ -145,10 +145,10 @@ def rows_span(rows, form, first, last, scratch, log_likelihoods, responsibilitie
             _find_largest(densities, k, largest, where)
             _copy(where, labels[start : start + count])
             if not (log_likelihoods.size or responsibilities.size):
-                lost[0] += count_lost(largest, largest, count)
+                missed += count_lost(largest, largest, count)
                 continue
         exponentiate(densities, k, largest, total, inverse)
-        lost[0] += count_lost(largest, total, count)
+        missed += count_lost(largest, total, count)
         if log_likelihoods.size:
             log_sum(largest, total, sums)
             _copy(sums, log_likelihoods[start : start + count])
@@ -156,6 +156,7 @@ def rows_span(rows, form, first, last, scratch, log_likelihoods, responsibilitie
             for i in range(count):
                 for c in range(k):
                     responsibilities[start + i, c] = densities[c * TILE_STRIDE + i] * inverse[i]
+    lost[0] = missed
 
 
 @kernel

@@ -16,6 +16,7 @@ from fastgmm.statistics import Statistics, TreeSum
 
 _BUDGET = 16 * 2**20  # bytes a pass may take for each of: partial sums, rows being cast
 _CACHE_LINE = 64  # bytes
+_ALONE = 16  # float64s in two lines, which processors fetch as a pair: in none of them do two workers write
 _WORTH_A_WORKER = 1 << 19  # rows times terms of their sums: some 100 µs, as much as sharing a pass costs
 _SPANS_PER_WORKER = 32  # enough that the last ones do not leave a worker idle
 
@@ -125,10 +126,11 @@ class RangedRows:
 
     def _add_sums(self, block: Readable, form: Any, about: np.ndarray, tree: TreeSum) -> None:
         """Add the sums of a block's ranges to the tree; it may hold those of any number of ranges before them."""
-        rows, weights, size = block.rows, block.weights, sums_size(form)
+        rows, weights, length = block.rows, block.weights, sums_size(form)
+        size = -(-length // _ALONE) * _ALONE
         while len(rows):
             ranges = -(-len(rows) // RANGE_ROWS)
-            with parallel_region(count_shares(len(rows), size)) as workers:
+            with parallel_region(count_shares(len(rows), length)) as workers:
                 most = max(workers, min(_SPANS_PER_WORKER * workers, _BUDGET // (8 * size)))
                 span = _power_of_two_at_least(-(-ranges // most))
                 if into := tree.leaves % span:  # shorter spans lead to where such a one may begin
@@ -149,7 +151,7 @@ class RangedRows:
                     workers,
                 )  # fmt: skip
             for sums in partial:
-                tree.push(sums, span)
+                tree.push(sums[:length], span)
             tree.own(partial)  # the next pass overwrites it
             rows, weights = rows[ranges * RANGE_ROWS :], weights[ranges * RANGE_ROWS :]
 
