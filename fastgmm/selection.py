@@ -370,9 +370,9 @@ class GaussianMixtureIC(DensityMixin, BaseEstimator):
         """Most probable component of each row, shape (n,), by the best model."""
         return self._best().predict(X)
 
-    def predict_proba(self, X: Any) -> np.ndarray:
-        """Probability of each component given each row, shape (n, k), by the best model."""
-        return self._best().predict_proba(X)
+    def predict_proba(self, X: Any, *, top: int | None = None) -> Any:
+        """Probability of each component given each row, (n, k); see `GaussianMixture.predict_proba`."""
+        return self._best().predict_proba(X, top=top)
 
     def score_samples(self, X: Any) -> np.ndarray:
         """Log-likelihood of each row, shape (n,), in nats, by the best model."""
@@ -394,9 +394,9 @@ class GaussianMixtureIC(DensityMixin, BaseEstimator):
         """Integrated completed likelihood criterion of the best model on X."""
         return self._best().icl(X, sample_weight)
 
-    def sample(self, n_samples: int = 1) -> tuple[np.ndarray, np.ndarray]:
+    def sample(self, n_samples: int = 1, random_state: Any = None) -> tuple[np.ndarray, np.ndarray]:
         """Draw points from the best model, and the component of each; see `GaussianMixture.sample`."""
-        return self._best().sample(n_samples)
+        return self._best().sample(n_samples, random_state)
 
     def plot(self, criterion: Any = None, *, ax: Any = None) -> Any:
         """Draw a criterion against the number of components, a line for every structure; see `plots.criteria`.

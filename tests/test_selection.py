@@ -239,6 +239,12 @@ def test_what_is_asked_of_the_best():
     assert found.lower_bound_ == best.lower_bound_ and found.mixture_ == best.mixture_
     assert found.n_parameters_ == best.n_parameters_
     np.testing.assert_array_equal(found.sample(5)[0], best.sample(5)[0])
+    for ours, theirs in zip(found.sample(5, 3), best.sample(5, 3), strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+    assert not np.array_equal(found.sample(5, 3)[0], found.sample(5)[0])
+    kept = found.predict_proba(X, top=1)
+    np.testing.assert_array_equal(kept.toarray(), best.predict_proba(X, top=1).toarray())
+    assert kept.nnz == len(X)
     np.testing.assert_array_equal(clone(found).fit_predict(X), found.predict(X))
     np.testing.assert_array_equal(pickle.loads(pickle.dumps(found)).predict(X), found.predict(X))
 
