@@ -10,6 +10,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+from bench.chunks import describe as describe_chunks
+from bench.chunks import measure_chunks
 from bench.client import Pool, WorkerError
 from bench.compare import BASELINE, compare_kernels
 from bench.densities import DENSITIES
@@ -37,7 +39,7 @@ FOLDER = Path(__file__).resolve().parent
 RESULTS = FOLDER / "results"
 CHART = FOLDER / "charts" / "speed.png"
 README = FOLDER.parent / "README.md"
-COMMANDS = ("run", "fits", "memory", "sample", "panel", "leaps", "grid", "report", "compare")
+COMMANDS = ("run", "fits", "memory", "sample", "panel", "leaps", "grid", "chunks", "report", "compare")
 
 
 def _positive(text: str) -> int:
@@ -57,6 +59,7 @@ def _parse(arguments: list[str]) -> argparse.Namespace:
     panel = commands.add_parser("panel", help="log-likelihoods that starts lead to, on ten problems of different kinds")
     leaps = commands.add_parser("leaps", help="passes and seconds of accelerated fits where components overlap")
     grid = commands.add_parser("grid", help="seconds that choosing takes, beside a loop over scikit-learn's fits")
+    chunks = commands.add_parser("chunks", help="time and memory of fits to a file of 4 GB, beside its rows in memory")
     report = commands.add_parser("report", help="write the README's tables and the chart from what is stored")
     compare = commands.add_parser("compare", help="name the kernels that got slower than the baseline")
     for command in (run, fits, memory):
@@ -74,6 +77,10 @@ def _parse(arguments: list[str]) -> argparse.Namespace:
     for command in (panel, leaps, grid):
         command.add_argument("--quick", action="store_true", help="two problems; of the grid a small one")
         command.add_argument("--out", type=Path, metavar="DIR", help="folder of what is measured")
+    chunks.add_argument("--quick", action="store_true", help="a small file")
+    chunks.add_argument("--out", type=Path, metavar="DIR", help="folder of what is measured")
+    chunks.add_argument("--threads", type=_positive, nargs="+", default=[1, 2], help="threads to fit on (default: 1 2)")
+    chunks.add_argument("--folder", metavar="DIR", help="where the file may lie meanwhile (default: the system's)")
     panel.add_argument("--seeds", type=_positive, default=10, help="fits from each kind of start (default: 10)")
     for command in (run, fits, sampling, leaps):
         command.add_argument("--rounds", type=_positive, help="turns of each peer (default: 5, quick 2)")
@@ -310,6 +317,14 @@ def _grid(options: argparse.Namespace) -> int:
     return 0
 
 
+def _chunks(options: argparse.Namespace) -> int:
+    path = (options.out or RESULTS) / f"{'quick' if options.quick else 'full'}-chunks.json"
+    found = measure_chunks(500_000 if options.quick else 64_000_000, options.threads, options.folder)
+    print(describe_chunks(found))
+    _store({"machine": describe_machine(), **found}, path)
+    return 0
+
+
 def _report(options: argparse.Namespace) -> int:
     print(write_report(options.results, README, CHART))
     return 0
@@ -335,6 +350,7 @@ def main() -> int:
         "panel": _panel,
         "leaps": _leaps,
         "grid": _grid,
+        "chunks": _chunks,
         "report": _report,
         "compare": _compare,
     }

@@ -59,6 +59,8 @@ def make_report(results: dict[str, dict[str, Any]], chart: str | None = None) ->
         parts.append(_fold("Choosing", _grid_part(results["grid"])))
     if "memory" in results:
         parts.append(_fold("Memory", _memory_part(results["memory"])))
+    if "chunks" in results:
+        parts.append(_fold("Data larger than memory", _chunks_part(results["chunks"])))
     parts += _sampling_parts({name: each for name, each in results.items() if name.startswith("sampling")})
     return "\n\n".join(parts)
 
@@ -150,6 +152,16 @@ def _memory_part(results: dict[str, Any]) -> str:
     return (
         f"{tables.memory_table(results)}\n\nPeak resident memory above the rows and the output, MiB, one fresh process "
         f"each; {OURS}'s largest is {tables.mebibytes(most)} MiB. {_machine(results)}"
+    )
+
+
+def _chunks_part(results: dict[str, Any]) -> str:
+    return (
+        f"{tables.chunks_table(results)}\n\nNanoseconds per row and EM iteration on a file of {results['rows']:,} "
+        f"rows, {results['features']} features and {results['bytes'] / 1e9:.1f} GB, which the system has cached, full "
+        f"covariance and {results['components']} components, from the same start to the same bits, and how many times "
+        "as long as in memory; MiB that the fits add to anonymous memory (`RssAnon`) at most, the rows in memory "
+        f"aside. {_machine(results)}"
     )
 
 

@@ -4,6 +4,7 @@ import math
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
+from bench.chunks import WAYS as CHUNK_WAYS
 from bench.limits import is_bound_by_products, least_operations
 from bench.peers import ONEDAL, OURS, REFERENCE
 from bench.problems import Problem
@@ -213,6 +214,23 @@ def memory_table(results: Results) -> str:
         cells = [mebibytes(found[OURS][operation]) for operation in operations]
         rows.append((problem_of(row), [mebibytes(found[REFERENCE]["fit"]), *cells]))
     return table(heads, rows)
+
+
+def chunks_table(results: Results) -> str:
+    """Time per row of fits in memory and of a file, and their memory."""
+    ways = results["ways"]
+    reference = ways["in memory"]["seconds"]
+    heads = [""]
+    for threads in reference:
+        heads += [f"{threads} thread{'s' * (threads != '1')}, ns", "times in memory"]
+    lines = [_line([*heads, "memory"]), _line(["---", *["---:"] * len(heads)])]
+    for way, found in ways.items():
+        cells = []
+        for threads, each in found["seconds"].items():
+            cells.append(three_digits(1e9 * each["iteration"] / results["rows"]))
+            cells.append(f"{each['iteration'] / reference[threads]['iteration']:.2f}")
+        lines.append(_line([CHUNK_WAYS[way], *cells, mebibytes(found["anonymous"])]))
+    return "\n".join(lines)
 
 
 def samplers_in(results: Results) -> list[str]:

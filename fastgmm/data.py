@@ -7,7 +7,9 @@ from sklearn.utils import check_random_state
 from sklearn.utils.validation import _check_sample_weight, assert_all_finite, check_array, validate_data
 
 
-def check_rows(estimator: Any, X: Any, *, fitting: bool, allow_missing: bool = False) -> tuple[np.ndarray, bool]:
+def check_rows(
+    estimator: Any, X: Any, *, fitting: bool, allow_missing: bool = False, least: int | None = None
+) -> tuple[np.ndarray, bool]:
     """Rows of an array or frame as an ndarray (n, d) of its own type and strides, real, and whether an entry is NaN.
 
     Raises
@@ -17,7 +19,7 @@ def check_rows(estimator: Any, X: Any, *, fitting: bool, allow_missing: bool = F
         number of features than in `fit`.
     """
     # "numeric" leaves integers and float32 as they are: kernels cast while they read.
-    least = 2 if fitting else 1
+    least = (2 if fitting else 1) if least is None else least
     rows = np.asarray(
         validate_data(
             estimator,
@@ -62,6 +64,30 @@ def check_weights(sample_weight: Any, rows: np.ndarray) -> tuple[np.ndarray, np.
     if not np.isfinite(total):
         raise ValueError("Sample weights are too large: their sum overflows. Divide them by their mean.")
     return (rows, weights) if kept.all() else (rows[kept], weights[kept])
+
+
+def check_out(out: Any, shape: tuple[int, ...], rows: np.ndarray, *, largest: int | None = None) -> None:
+    """Refuse what cannot take an answer of this shape about `rows`: whole numbers up to `largest`, or real ones.
+
+    Raises
+    ------
+    TypeError
+        If `out` is no array.
+    ValueError
+        If it has another shape or type, cannot be written, or shares memory with the rows.
+    """
+    if not isinstance(out, np.ndarray):
+        raise TypeError(f"out must be a NumPy array, but is of type {type(out).__name__}.")
+    if out.shape != shape:
+        raise ValueError(f"out should have shape {shape}, but has {out.shape}.")
+    fits = out.dtype in (np.float64, np.float32) if largest is None else out.dtype.kind in "iu"
+    if not fits or (largest is not None and largest > np.iinfo(out.dtype).max):
+        wanted = "float64 or float32" if largest is None else f"integers that hold {largest}"
+        raise ValueError(f"out should be of {wanted}, but is of {out.dtype}.")
+    if not out.flags.writeable:
+        raise ValueError("out cannot be written: it is read-only.")
+    if np.may_share_memory(out, rows):
+        raise ValueError("out shares memory with X, which would be overwritten before it is read.")
 
 
 def check_points(

@@ -3,6 +3,7 @@
 import contextlib
 import copy
 import math
+import time
 import warnings
 from collections.abc import Callable, Iterator
 from numbers import Integral, Real
@@ -25,8 +26,8 @@ from sklearn.utils.validation import check_is_fitted
 from fastgmm import criteria
 from fastgmm.covariance import STRUCTURES, Hyperparameters, Parameters, Prior, Update
 from fastgmm.covariance.update import suits_single
-from fastgmm.data import check_random, check_rows, check_weights, computes_in_float64
-from fastgmm.em import engine
+from fastgmm.data import check_out, check_random, check_rows, check_weights, computes_in_float64
+from fastgmm.em import engine, online
 from fastgmm.em.accelerate import PACES
 from fastgmm.em.given import start_from_given
 from fastgmm.em.initialise import (
@@ -162,6 +163,8 @@ default="kmeans"
         "squarem" leaps ahead of EM's steps (Varadhan and Roland 2008), to the same optimum with fewer passes where
         components overlap and steps are slow. The likelihood never falls: where a leap would lower it, EM's own step
         is taken. `max_iter` then counts passes.
+    learning_decay, learning_offset : float, default=0.7, 1.0
+        Step sizes of `partial_fit`, (t + offset)^-decay; the decay is above 0.5 and at most 1, the offset not negative.
 
     Attributes
     ----------
@@ -191,6 +194,8 @@ default="kmeans"
         Names of the features, where X had them.
     prior_ : Prior or None
         The prior with everything filled in that was left to the data.
+    n_seen_ : int or float
+        Rows that `fit` and since then `partial_fit` have learned from; where they have weights, the sum of those.
     n_parameters_ : int
         Free parameters: those of means, covariances, and weights, which sum to 1.
     mixture_ : Mixture
@@ -224,6 +229,10 @@ default="kmeans"
     True
     """
 
+    n_seen_: float
+    prior_: Prior | None
+    _stream: online.Stream | None
+
     _parameter_constraints: dict = {  # noqa: RUF012, the base class reads it so
         "n_components": [Interval(Integral, 1, None, closed="left")],
         "covariance_type": [StrOptions(set(STRUCTURES))],
@@ -245,6 +254,8 @@ default="kmeans"
         "prior": [Prior, StrOptions({"default"}), None],
         "missing": [StrOptions({"error", "em"})],
         "acceleration": [StrOptions({name for name in PACES if name}), None],
+        "learning_decay": [Interval(Real, 0.5, 1.0, closed="right")],
+        "learning_offset": [Interval(Real, 0.0, None, closed="left")],
     }
 
     def __init__(
@@ -270,6 +281,8 @@ default="kmeans"
         prior: Prior | str | None = None,
         missing: str = "error",
         acceleration: str | None = None,
+        learning_decay: float = 0.7,
+        learning_offset: float = 1.0,
     ) -> None:
         self.n_components = n_components
         self.covariance_type = covariance_type
@@ -291,6 +304,8 @@ default="kmeans"
         self.prior = prior
         self.missing = missing
         self.acceleration = acceleration
+        self.learning_decay = learning_decay
+        self.learning_offset = learning_offset
 
     def __sklearn_tags__(self) -> Any:
         tags = super().__sklearn_tags__()
@@ -388,8 +403,8 @@ default="kmeans"
         ...         random = np.random.default_rng(seed)
         ...         yield random.normal(size=(500, 2)) + 9 * random.integers(0, 2, size=(500, 1))
         >>> gm = GaussianMixture(2, random_state=0).fit_chunks(read)
-        >>> sorted(gm.means_[:, 0].round().tolist())
-        [0.0, 9.0]
+        >>> sorted(gm.means_[:, 0].round().astype(int).tolist())
+        [0, 9]
         """
         if self.missing == "em":
             raise ValueError("fit_chunks takes rows without missing entries; fit with missing='em' has them in memory.")
@@ -444,6 +459,134 @@ default="kmeans"
             warnings.warn(message, category, stacklevel=4)
         return rows, missing
 
+    @_fit_context(prefer_skip_nested_validation=True)
+    def partial_fit(self, X: Any, y: Any = None, sample_weight: Any = None) -> "GaussianMixture":
+        """Learn from some more rows of a stream, which are read once: stepwise online EM.
+
+        The statistics of these rows under the current parameters are mixed with those of the rows before, which have
+        been forgotten but for them: s ← (1 - γ) s + γ ŝ, with the step size γ = (t + `learning_offset`) to the power
+        -`learning_decay`. Here t counts the rows seen so far, these included, in batches of as many as now: it is the
+        number of the call where all bring the same number of rows, and a small batch has little say. `learning_decay=1`
+        with `learning_offset=0` is the mean over all rows; the nearer to 0.5, the sooner are statistics forgotten
+        that were taken under poor parameters, and the noisier is where it settles, by γ p / 4 nats for each row of a
+        batch with p free parameters where components are well apart.
+
+        Parameters
+        ----------
+        X : array-like of shape (n, d)
+            Rows. The first call looks for a start among its rows, as `fit` does, and takes what a prior or
+            `reg_covar="auto"` needs from them; later ones may bring a single row.
+        y : ignored
+            For compatibility with pipelines.
+        sample_weight : array-like of shape (n,), optional
+            Weights of the rows: a row of weight 3 counts as three rows, one of weight 0 as none.
+
+        Returns
+        -------
+        self : GaussianMixture
+            With `n_seen_` rows learned from. `lower_bound_` is the mean log-likelihood of these rows before the step,
+            `n_iter_` the number of steps since the last `fit`, and `converged_` False.
+
+        Raises
+        ------
+        ValueError
+            If X, a weight or a parameter is invalid, or the first rows are fewer than components; or
+            (DegenerateFitError) if a covariance would not be positive-definite. The estimator is left as it was.
+
+        Notes
+        -----
+        After `fit` it goes on as if `n_seen_` rows had exactly the fitted weights, means and covariances, and the same
+        if one of these has been edited since; `fit` forgets what was learned before.
+
+        References
+        ----------
+        Cappé and Moulines (2009), "On-line expectation-maximization algorithm for latent data models", Journal of the
+        Royal Statistical Society B 71, 593-613. Liang and Klein (2009), "Online EM for unsupervised models",
+        Proceedings of NAACL, 611-619, whose step sizes are the default's with a decay of 0.7.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> from fastgmm import GaussianMixture
+        >>> gm, random = GaussianMixture(2, random_state=0), np.random.default_rng(0)
+        >>> for _ in range(20):
+        ...     gm = gm.partial_fit(random.normal(size=(100, 1)) + 9 * random.integers(0, 2, size=(100, 1)))
+        >>> gm.n_seen_, sorted(gm.means_[:, 0].round().astype(int).tolist())
+        (2000, [0, 9])
+        """
+        with unchanged_on_error(self):
+            first = not hasattr(self, "converged_")
+            rows, missing = check_rows(self, X, fitting=first, allow_missing=self.missing == "em", least=1)
+            source = open_rows(*check_weights(sample_weight, rows), missing=missing)
+            if first:
+                self._check_first(source)
+            with threads(self.n_jobs):
+                began = time.perf_counter()
+                stream = self._begin_stream(source, self._search(rows, sample_weight)) if first else self._go_on(source)
+                options = STRUCTURES[self.covariance_type], self.learning_decay, self.learning_offset
+                taken = online.step(stream, source, *options)
+            if taken.fault:
+                mixture = Mixture.from_parameters(stream.parameters, self.covariance_type)
+                raise DegenerateFitError(f"{_ILL_DEFINED} What failed: {taken.fault}.", mixture)
+            self._set_learned(taken, source, rows.dtype, time.perf_counter() - began)
+        return self
+
+    def _check_first(self, source: ArrayRows) -> None:
+        """Refuse to begin where there is no start."""
+        if source.n_rows < self.n_components:
+            raise ValueError(
+                f"The first call of partial_fit needs at least {self.n_components} rows"
+                f"{' of weight above 0' * source.weighted}, one for each component, but got {source.n_rows}; later "
+                "calls may bring fewer."
+            )
+        self._check_observed(source)
+        self._check_inits(source.n_features)
+
+    def _begin_stream(self, source: ArrayRows, search: Start) -> online.Stream:
+        """A stream that has seen no rows, from a start found among those of the source."""
+        self.prior_, prior = self._regularise(source)
+        found = self._start(source, prior, search, check_random_state(self.random_state))
+        if found.failed >= 0:
+            where = STRUCTURES[self.covariance_type].describe(found.failed)
+            failed = engine.Run(found.parameters, failure=f"initialisation: {where} is not positive-definite")
+            raise self._all_failed([failed])
+        self.n_seen_, self.n_iter_ = 0, 0
+        return online.begin(found.parameters, prior, STRUCTURES[self.covariance_type], 0.0)
+
+    def _go_on(self, source: ArrayRows) -> online.Stream:
+        """The stream as it was left, or one that has the fitted arrays, if they are of a fit or were edited."""
+        stream, arrays, structure = self._stream, self._parameters(), STRUCTURES[self.covariance_type]
+        k, d = arrays.means.shape
+        if k != self.n_components or arrays.covariances.shape != structure.covariances_shape(k, d):
+            raise ValueError(
+                f"partial_fit goes on from {k} components with covariances of shape {arrays.covariances.shape}, which "
+                f"n_components={self.n_components} and covariance_type={self.covariance_type!r} are not; keep both, "
+                "or begin anew with fit or a clone."
+            )
+        if stream is not None:
+            both = zip(arrays, stream.parameters, strict=True)
+            if all(np.array_equal(mine, theirs.astype(self.means_.dtype)) for mine, theirs in both):
+                return stream
+        given = Prior() if isinstance(self.prior, str) else self.prior
+        prior = None if given is None else self.prior_ or given
+        joined = regularise(source, self.n_components, structure, prior, self.reg_covar)[1]
+        if stream is None:
+            self.n_iter_ = 0
+        return online.begin(arrays, joined, structure, float(self.n_seen_))
+
+    def _set_learned(self, taken: online.Step, source: ArrayRows, dtype: Any, seconds: float) -> None:
+        """Set the attributes after a step of partial_fit."""
+        seen: float = self.n_seen_ + (source.total_weight if source.weighted else source.n_rows)
+        fitted, single = hasattr(self, "means_"), dtype == np.float32
+        single &= not fitted or self.means_.dtype == np.float32
+        parameters, ridge = taken.stream.parameters, taken.stream.prior.ridge
+        run = engine.Run(parameters, [taken.log_likelihood], "stepped", log_likelihood=taken.log_likelihood, passes=1)
+        steps = self.n_iter_ + 1
+        self._set_fitted(run, np.float32 if single else np.float64)
+        report = (StartReport.of(run, seconds),)
+        self.fit_report_ = FitReport(report, 0, parameters, self.covariance_type, float(seen), float(seen), ridge)
+        self.n_seen_, self.n_iter_, self._stream = seen, steps, taken.stream
+
     @property
     def _goes_on(self) -> bool:
         """Whether a fit begins where the last one stopped."""
@@ -461,7 +604,8 @@ default="kmeans"
             prior, joined = self._regularise(source)
             best, report = self._follow_starts(source, joined, search, warm)
         self._set_fitted(best, dtype)
-        self.prior_, self.fit_report_ = prior, report
+        self.prior_, self.fit_report_, self._stream = prior, report, None
+        self.n_seen_ = source.total_weight if source.weighted else source.n_rows
         if report.interrupted is not None:
             return [(_INTERRUPTED.format(report.interrupted), ConvergenceWarning)]
         cautions: list[tuple[str, type[Warning]]] = []
@@ -693,12 +837,42 @@ default="kmeans"
             parts = [[getattr(out, each).astype(np.float32) for each in what] for out in outs]
             return [np.concatenate(each) for each in zip(*parts, strict=True)]
 
-    def predict(self, X: Any) -> np.ndarray:
-        """Most probable component of each row, shape (n,)."""
+    def _write(self, X: Any, what: str, shape: tuple[int, ...], out: np.ndarray | None) -> np.ndarray:
+        """What `_evaluate` finds of checked rows, each of this shape, into `out` if it is given."""
         check_is_fitted(self)
-        return self._evaluate(*self._check_rows(X), "labels")[0]
+        rows, missing = self._check_rows(X)
+        if out is None:
+            return self._evaluate(rows, missing, what)[0]
+        check_out(out, (len(rows), *shape), rows, largest=len(self.means_) - 1 if what == "labels" else None)
+        size = max(1, _EVALUATED_ROWS // math.prod(shape))
+        for start in range(0, len(rows), size):
+            block = slice(start, start + size)
+            out[block] = self._evaluate(rows[block], missing, what)[0]
+        return out
 
-    def predict_proba(self, X: Any, *, top: int | None = None) -> Any:
+    def predict(self, X: Any, *, out: np.ndarray | None = None) -> np.ndarray:
+        """Most probable component of each row.
+
+        Parameters
+        ----------
+        X : array-like of shape (n, d)
+            Rows.
+        out : ndarray of integers of shape (n,), optional
+            Where to write, a mapped file for instance; then no memory grows with n.
+
+        Returns
+        -------
+        ndarray of shape (n,)
+            Components, or `out`.
+
+        Raises
+        ------
+        ValueError
+            If X is invalid, or `out` has another shape or type, cannot be written, or shares memory with X.
+        """
+        return self._write(X, "labels", (), out)
+
+    def predict_proba(self, X: Any, *, top: int | None = None, out: np.ndarray | None = None) -> Any:
         """Probability of each component given each row.
 
         Parameters
@@ -707,6 +881,8 @@ default="kmeans"
             Rows.
         top : int, optional
             Keep only so many of each row's largest probabilities, in memory that grows with n x top instead of n x k.
+        out : ndarray of float64 or float32 of shape (n, k), optional
+            Where to write, as for `predict`; not with `top`.
 
         Returns
         -------
@@ -719,12 +895,14 @@ default="kmeans"
         Raises
         ------
         ValueError
-            If X is invalid or `top` is not a whole number of at least 1.
+            If X or `out` is invalid, or `top` is not a whole number of at least 1.
         """
         check_is_fitted(self)
-        rows, missing = self._check_rows(X)
         if top is None:
-            return self._evaluate(rows, missing, "responsibilities")[0]
+            return self._write(X, "responsibilities", (len(self.means_),), out)
+        if out is not None:
+            raise ValueError("With top the probabilities are sparse, and out has no place for them.")
+        rows, missing = self._check_rows(X)
         if not isinstance(top, Integral) or top < 1:
             raise ValueError(f"top must be a whole number of at least 1, but got {top!r}.")
         k = len(self.means_)
@@ -732,10 +910,9 @@ default="kmeans"
             lambda block: self._evaluate(rows[block], missing, "responsibilities")[0], len(rows), k, min(int(top), k)
         )
 
-    def score_samples(self, X: Any) -> np.ndarray:
-        """Log-likelihood of each row, shape (n,), in nats."""
-        check_is_fitted(self)
-        return self._evaluate(*self._check_rows(X), "log_likelihoods")[0]
+    def score_samples(self, X: Any, *, out: np.ndarray | None = None) -> np.ndarray:
+        """Log-likelihood of each row, shape (n,), in nats; into `out`, float64 or float32, as `predict` does."""
+        return self._write(X, "log_likelihoods", (), out)
 
     def score(self, X: Any, y: Any = None, sample_weight: Any = None) -> float:
         """Mean log-likelihood per row, in nats; with weights (n,) the weighted mean."""
@@ -844,7 +1021,8 @@ default="kmeans"
         mixture = Mixture(weights, means, covariances, covariance_type)
         fitted = cls(mixture.n_components, covariance_type=covariance_type, **parameters)
         fitted._set_fitted(engine.Run(mixture.parameters), np.float64)
-        fitted.n_features_in_ = mixture.n_features
+        fitted.n_features_in_, fitted.n_seen_ = mixture.n_features, 0
+        fitted.prior_, fitted._stream = None, None
         return fitted
 
     def to_sklearn(self) -> Any:

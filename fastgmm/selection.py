@@ -366,17 +366,17 @@ class GaussianMixtureIC(DensityMixin, BaseEstimator):
         check_is_fitted(self)
         return self.best_estimator_
 
-    def predict(self, X: Any) -> np.ndarray:
+    def predict(self, X: Any, *, out: np.ndarray | None = None) -> np.ndarray:
         """Most probable component of each row, shape (n,), by the best model."""
-        return self._best().predict(X)
+        return self._best().predict(X, out=out)
 
-    def predict_proba(self, X: Any, *, top: int | None = None) -> Any:
+    def predict_proba(self, X: Any, *, top: int | None = None, out: np.ndarray | None = None) -> Any:
         """Probability of each component given each row, (n, k); see `GaussianMixture.predict_proba`."""
-        return self._best().predict_proba(X, top=top)
+        return self._best().predict_proba(X, top=top, out=out)
 
-    def score_samples(self, X: Any) -> np.ndarray:
+    def score_samples(self, X: Any, *, out: np.ndarray | None = None) -> np.ndarray:
         """Log-likelihood of each row, shape (n,), in nats, by the best model."""
-        return self._best().score_samples(X)
+        return self._best().score_samples(X, out=out)
 
     def score(self, X: Any, y: Any = None, sample_weight: Any = None) -> float:
         """Mean log-likelihood per row, in nats, by the best model; with weights (n,) the weighted mean."""

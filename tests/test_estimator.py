@@ -60,7 +60,7 @@ def test_constructor_begins_as_scikit_learns():
     expected = [(p.name, p.default, p.kind) for p in inspect.signature(theirs.GaussianMixture).parameters.values()]
     assert ours[: len(expected)] == expected
     more = {"n_jobs": None, "progress": False, "callback": None, "prior": None, "missing": "error"}
-    more["acceleration"] = None
+    more |= {"acceleration": None, "learning_decay": 0.7, "learning_offset": 1.0}
     assert ours[len(expected) :] == [(*item, inspect.Parameter.KEYWORD_ONLY) for item in more.items()]
 
 

@@ -35,6 +35,7 @@ _ROWS_PER_FEATURE = 32
 _EPS = float(np.finfo(np.float64).eps)
 _TINY = float(np.finfo(np.float64).tiny)
 _COLLINEAR = 1e-12  # variance along an axis of features of unit variance that is none
+_MOST_CHOSEN = 1 << 20  # rows among which some are chosen directly: that takes as many numbers
 _REDRAWS = 64  # of rows that equal others; they may all
 _CHUNK_BYTES = 4 * 2**20  # of rows worked on in NumPy, which for a moment takes several times as much
 
@@ -148,8 +149,12 @@ def start_from_random_rows(
     source: ArrayRows, k: int, structure: ModuleType, prior: Hyperparameters, random: np.random.RandomState
 ) -> Update:
     """Means on different rows picked at random; covariances as above."""
-    share = source.weigh(0, source.n_rows) / source.total_weight if source.weighted else None
-    means = source.take(random.choice(source.n_rows, size=k, replace=False, p=share))
+    if source.n_rows > _MOST_CHOSEN:
+        some = _some_rows(source, k, random).rows
+        means = some[random.choice(len(some), size=k, replace=False)]
+    else:
+        share = source.weigh(0, source.n_rows) / source.total_weight if source.weighted else None
+        means = source.take(random.choice(source.n_rows, size=k, replace=False, p=share))
     for _ in range(_REDRAWS):
         repeated = np.setdiff1d(np.arange(k), np.unique(means, axis=0, return_index=True)[1])
         if len(repeated) == 0:

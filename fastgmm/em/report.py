@@ -23,6 +23,7 @@ _ENDINGS = {
     "max_iter": "reached max_iter",
     "stopped": "stopped by the callback",
     "interrupted": "interrupted",
+    "stepped": "took a step of partial_fit",
 }
 
 
@@ -45,8 +46,9 @@ class StartReport:
         within a fifth on slow problems. By `tol` it may have ended before, and lower: slow steps look like the end.
     seconds : float
         Time it took, with the search for its parameters.
-    outcome : {"converged", "max_iter", "stopped", "interrupted", "failed"}
-        Why it ended: by `tol`, by `max_iter`, by the callback, from the keyboard, or because it could not go on.
+    outcome : {"converged", "max_iter", "stopped", "interrupted", "stepped", "failed"}
+        Why it ended: by `tol`, by `max_iter`, by the callback, from the keyboard, as a step of `partial_fit`, or
+        because it could not go on.
     failure : str
         Where and why it failed; else empty.
     """

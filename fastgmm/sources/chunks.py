@@ -148,7 +148,7 @@ class ChunkRows(RangedRows):
         for _, rows, weights in self._weighed():
             weights = np.empty(0) if weights is None else weights
             in_place = rows.dtype == self.dtype and rows.flags.aligned
-            long = RANGE_ROWS if in_place else np.inf  # so many are worth it
+            long = max(RANGE_ROWS, room // 4) if in_place else np.inf  # so many are worth it
             while len(rows):
                 held = gathered[0].held
                 if held == 0 and len(rows) >= long:

@@ -1,0 +1,112 @@
+"""Stepwise online EM: a mixture that follows rows which come by once (Cappé and Moulines 2009)."""
+
+from types import ModuleType
+from typing import NamedTuple
+
+import numpy as np
+
+from fastgmm.covariance import Hyperparameters, Parameters, Update, flat
+from fastgmm.sources import Rows
+from fastgmm.statistics import Statistics
+
+
+class Stream(NamedTuple):
+    """What has been learned from rows that are gone."""
+
+    statistics: Statistics  # per unit of weight, each component's moments about its own mean
+    seen: float  # the weight of all rows
+    parameters: Parameters
+    prior: Hyperparameters
+
+
+class Step(NamedTuple):
+    """One step, and what there is to say of it."""
+
+    stream: Stream
+    log_likelihood: float  # of the rows, per unit of weight, before the step
+    fault: str  # why it could not be taken; then `stream` is as it was
+
+
+def begin(parameters: Parameters, prior: Hyperparameters, structure: ModuleType, seen: float) -> Stream:
+    """A stream of which rows of the weight `seen` had exactly these parameters, but for what is added to variances."""
+    weights, means, covariances, _ = parameters
+    widths, axes = np.linalg.eigh(structure.dense(covariances, *means.shape) - np.diag(prior.ridge))
+    # The columns of V √λ are rows whose second moments are V λ Vᵀ.
+    spread = axes * np.sqrt(np.maximum(widths, 0.0))[:, None, :]
+    second = [
+        structure.second_moments(rows.T, np.full(len(rows), weight))
+        for rows, weight in zip(spread, weights, strict=True)
+    ]
+    statistics = Statistics(means, weights, np.zeros_like(means), structure.stack(second), 0.0, 0)
+    return Stream(statistics, seen, parameters, prior)
+
+
+def step_size(seen: float, new: float, decay: float, offset: float) -> float:
+    """(t + offset)^-decay at the t-th batch, counted in batches of this size: `seen` is the weight with the `new`."""
+    return float((seen / new + offset) ** -decay)
+
+
+def step(stream: Stream, source: Rows, structure: ModuleType, decay: float, offset: float) -> Step:
+    """Mix the rows' statistics under the current parameters with the stream's, and maximise.
+
+    s ← (1 - γ) s + γ ŝ(rows; θ), θ ← argmax of what s rows expect (Cappé and Moulines 2009, equations 11 and 12). The
+    first rows' statistics are taken as they are. A prior joins as many rows as have been seen.
+    """
+    found = _expect(source, stream.parameters, structure)
+    if found.lost:
+        fault = f"squared distances of {found.lost} rows to every component overflow"
+        return Step(stream, -np.inf, fault)
+    log_likelihood = found.log_likelihood / source.total_weight
+    seen = stream.seen + source.total_weight
+    share = step_size(seen, source.total_weight, decay, offset) if stream.seen else 1.0
+    statistics = _mix(stream.statistics, _scale(found, 1.0 / source.total_weight), share, structure)
+    update: Update = structure.maximise(_scale(statistics, seen), stream.prior)
+    if update.failed >= 0:
+        return Step(stream, log_likelihood, f"{structure.describe(update.failed)} is not positive-definite")
+    return Step(Stream(statistics, seen, update.parameters, stream.prior), log_likelihood, "")
+
+
+def _expect(source: Rows, parameters: Parameters, structure: ModuleType) -> Statistics:
+    """Statistics of all rows, each component's moments about its own mean."""
+    form = source.centred_form(structure, parameters)
+    found = source.reduce(form, parameters.means)
+    if not found.lost:
+        update: Update = structure.maximise(found, flat(0.0, source.n_features))
+        if update.jumped:  # so far that digits of the moments about the old means are lost
+            found = source.reduce(form, update.parameters.means)
+    return _about_means(found, structure)
+
+
+def _about_means(statistics: Statistics, structure: ModuleType) -> Statistics:
+    """The same rows' statistics, each component's moments about its own mean: second - N δ δᵀ with δ = first / N."""
+    weight = statistics.weight
+    shifts = statistics.first / np.where(weight > 0, weight, 1.0)[:, None]
+    between = structure.stack(
+        [structure.second_moments(shift[None], n[None]) for shift, n in zip(shifts, weight, strict=True)]
+    )
+    return statistics._replace(
+        centres=statistics.centres + shifts, first=np.zeros_like(shifts), second=statistics.second - between
+    )
+
+
+def _scale(statistics: Statistics, factor: float) -> Statistics:
+    return statistics._replace(
+        weight=factor * statistics.weight, first=factor * statistics.first, second=factor * statistics.second
+    )
+
+
+def _mix(old: Statistics, new: Statistics, share: float, structure: ModuleType) -> Statistics:
+    """(1 - share) old + share new, all moments about means: nothing large is subtracted, however far means lie apart.
+
+    With a = (1 - share) N_old and b = share N_new, second = a S_old + b S_new + a b / (a + b) δ δᵀ.
+    """
+    a, b = (1.0 - share) * old.weight, share * new.weight
+    total = a + b
+    fraction = b / np.where(total > 0, total, 1.0)
+    apart = new.centres - old.centres
+    between = structure.stack(
+        [structure.second_moments(each[None], n[None]) for each, n in zip(apart, a * fraction, strict=True)]
+    )
+    second = (1.0 - share) * old.second + share * new.second + between
+    centres = old.centres + fraction[:, None] * apart
+    return Statistics(centres, total, np.zeros_like(apart), second, 0.0, 0)
