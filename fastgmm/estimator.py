@@ -620,7 +620,12 @@ default="kmeans"
 
     def _check_rows(self, X: Any, *, fitting: bool = False) -> tuple[np.ndarray, bool]:
         """Checked rows, and whether entries are missing."""
-        return check_rows(self, X, fitting=fitting, allow_missing=self.missing == "em")
+        try:
+            return check_rows(self, X, fitting=fitting, allow_missing=self.missing == "em")
+        except ValueError as error:
+            if "contains NaN" in str(error):  # the message itself is scikit-learn's
+                error.add_note('With missing="em" such entries are integrated out.')
+            raise
 
     def _check_observed(self, source: ArrayRows) -> None:
         """Refuse features of which nothing is observed."""
