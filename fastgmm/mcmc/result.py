@@ -29,7 +29,6 @@ class Origin:
     args: tuple[Any, ...]
     vectorized: bool
     kernel: Any
-    nan: str
 
 
 @dataclasses.dataclass(frozen=True, eq=False, repr=False)
@@ -54,6 +53,8 @@ class Chains:
         Steps of each chain that were taken before the first counted one.
     moves : tuple of str
         Names of the kinds of steps.
+    nan : {"reject", "raise"}
+        What a density of NaN is to these chains, also when they go on.
     interrupted : bool
         Whether sampling was interrupted before it had all draws.
     warmup_draws, warmup_log_density : ndarray or None
@@ -82,6 +83,7 @@ class Chains:
     thin: int = 1
     warmup: int = 0
     moves: tuple[str, ...] = ("RandomWalk",)
+    nan: str = "reject"
     interrupted: bool = False
     warmup_draws: np.ndarray | None = None
     warmup_log_density: np.ndarray | None = None

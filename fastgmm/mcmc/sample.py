@@ -180,10 +180,10 @@ def sample(
         densities = first_densities(checked, starts)
     _warn_of_size(densities)
 
-    origin = Origin(target, args, vectorized, kernel, nan)
+    origin = Origin(target, args, vectorized, kernel)
     state = new_state(sequence, moves, starts, densities, chain_generators(sequence, chains))
     schedule = _Schedule(warmup, thin, draws, store_warmup)
-    return _run(origin, checked, moves, state, schedule, workers, progress, callback, None)
+    return _run(origin, checked, moves, state, schedule, nan, workers, progress, callback, None)
 
 
 def resume(
@@ -219,7 +219,7 @@ def resume(
     _check_same_density(checked, state)
     workers = min(chains, count_threads(n_jobs))
     schedule = _Schedule(0, before.thin, draws, False)
-    return _run(origin, checked, moves, state, schedule, workers, progress, callback, before)
+    return _run(origin, checked, moves, state, schedule, before.nan, workers, progress, callback, before)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -249,12 +249,13 @@ def _run(
     moves: Sequence[Move],
     state: State,
     schedule: _Schedule,
+    nan: str,
     workers: int,
     progress: bool,
     callback: Callback | None,
     before: Chains | None,
 ) -> Chains:
-    with Run(target, moves, state, workers, origin.nan == "reject") as run, _bar(progress, schedule) as show_steps:
+    with Run(target, moves, state, workers, nan == "reject") as run, _bar(progress, schedule) as show_steps:
         left = _take_all(run, state, schedule, show_steps, callback)
         after = run.state()
         depth = 4 if before is None else 5  # from the warning up to the caller of `sample` or `Chains.resume`
@@ -275,6 +276,7 @@ def _run(
         thin=schedule.thin,
         warmup=schedule.warmup if before is None else before.warmup,
         moves=tuple(move.name for move in moves),
+        nan=nan,
         interrupted=left.interrupted,
         warmup_draws=left.warmup_draws if before is None else before.warmup_draws,
         warmup_log_density=left.warmup_log_density if before is None else before.warmup_log_density,
@@ -429,7 +431,7 @@ def _resumed_origin(
             )
         assert before.state is not None
         kernel = kernel or RandomWalk(adapt="ram" if before.state.factors.size else None)
-        return Origin(target, args or (), bool(vectorized), kernel, "reject")
+        return Origin(target, args or (), bool(vectorized), kernel)
     changes = {"target": target, "args": args, "kernel": kernel, "vectorized": vectorized}
     return dataclasses.replace(known, **{name: value for name, value in changes.items() if value is not None})
 
