@@ -199,6 +199,38 @@ def test_a_chain_depends_on_the_seed_and_its_number_alone(target):
                 np.testing.assert_array_equal(getattr(few, name), getattr(many, name)[:chains])
 
 
+@pytest.mark.parametrize("adapt", ["ram", "am", None])
+@pytest.mark.parametrize("d", [1, 2, 5])
+def test_a_chain_that_looks_ahead_is_the_chain_that_does_not(d, adapt):
+    """One chain of a mixture asks about the candidates of several steps at once, two chains do not."""
+    target = Mixture([0.3, 0.7], np.outer([-1.0, 1.0], np.arange(d)), [covariance_of(d), np.eye(d)])
+
+    def run(chains, thin):
+        kernel = RandomWalk(covariance_of(d), adapt)
+        return sample(target, np.zeros(d), STEPS, chains=chains, warmup=25, thin=thin, seed=2, kernel=kernel)
+
+    for thin in (1, 2, 7):
+        one, two = run(1, thin), run(2, thin)
+        for name in ("draws", "log_density", "acceptance_rate"):
+            np.testing.assert_array_equal(getattr(one, name)[0], getattr(two, name)[0])
+        assert one.state.steps == two.state.steps and one.state.proposed == two.state.proposed
+        assert 0.0 < one.acceptance_rate[0, 0] < 1.0
+
+
+def test_looking_ahead_does_not_count_what_is_never_proposed():
+    """Candidates that overflow are counted as they come, not as they are looked at."""
+    wide = Mixture([1.0], [[0.0, 0.0]], [1e300], "spherical")
+    far = RandomWalk(np.eye(2), None).prepare(2)[0]._replace(factor=1.5e308 * np.eye(2))
+
+    class Far:
+        def prepare(self, dimensions):
+            return (far,)
+
+    one, two = (sample(wide, np.zeros(2), 200, chains=n, warmup=0, seed=0, kernel=Far()) for n in (1, 2))
+    assert 10 < one.rejected_overflow[0] == two.rejected_overflow[0] < 190
+    np.testing.assert_array_equal(one.draws[0], two.draws[0])
+
+
 def test_a_batch_density_of_the_same_arithmetic_gives_the_same_chain():
     one = sample(normal, np.zeros(3), 50, chains=5, warmup=20, seed=5)
     all_ = sample(normals, np.zeros(3), 50, chains=5, warmup=20, seed=5, vectorized=True)
@@ -570,6 +602,16 @@ def test_nan_may_be_an_error():
         sample(holed, [0.0], 200, seed=0, nan="raise")
     with pytest.raises(ValueError, match="nan must be"):
         sample(holed, [0.0], 200, nan="ignore")
+
+
+@pytest.mark.parametrize("saved", [True, False])
+def test_what_nan_is_to_chains_they_remember(tmp_path, saved):
+    part = sample(holed, [-3.0], 2, warmup=0, seed=0, nan="raise", proposal_cov=[[0.1]])
+    if saved:
+        part.save(tmp_path / "part.npz")
+        part = Chains.load(tmp_path / "part.npz")
+    with pytest.raises(ValueError, match="is NaN, in chain"):
+        part.resume(1000, target=holed)
 
 
 @pytest.mark.parametrize("bad", ["raises", "is infinite"])

@@ -1,4 +1,4 @@
-"""The decision on candidates: what it writes, beside the formula, for any number of lanes."""
+"""The decision on candidates, beside the formula, for any number of lanes; and what one chain foresees of steps."""
 
 import math
 
@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from fastgmm.kernels._jit import TILE_STRIDE, kernel
-from fastgmm.kernels.steps import settle
+from fastgmm.kernels.lanes import LANES
+from fastgmm.kernels.steps import FORESEEN, foresee, settle, triangle_stride, walk, walk_branches
 
 
 @kernel
@@ -66,3 +67,50 @@ def test_what_is_no_log_density_is_told_of(value, odd):
         features[2, lane] = value
         taken, counts = np.zeros((2, TILE_STRIDE), dtype=np.int64)
         assert bool(settled(*features, taken, counts, 1, lanes, 1)) == (odd and lane < lanes)
+
+
+@kernel
+def foreseen(exponentials, log_densities):
+    return foresee(exponentials, log_densities)
+
+
+@pytest.mark.parametrize("own", [0, 1])
+@pytest.mark.parametrize("d", [1, 2, 5])
+def test_lanes_are_where_a_walk_leads_that_accepts_the_steps_of_their_bits(d, own):
+    random = np.random.default_rng(d)
+    stride = triangle_stride(1) if own else 1
+    factor, noise = random.normal(size=stride * (d * (d + 1) // 2) + LANES), random.normal(size=(d, TILE_STRIDE))
+    start, found = np.zeros((2, d, TILE_STRIDE))
+    start[:, 0] = random.normal(size=d)
+    walk_branches(factor, own, d, noise.ravel(), start.ravel(), found.ravel())
+    for lane in range(LANES):
+        place = start.copy()
+        for s in range(FORESEEN):
+            candidate = np.zeros((d, TILE_STRIDE))
+            walk(factor, own, d, 1, np.roll(noise, -s, axis=1).ravel(), place.ravel(), candidate.ravel())
+            place = candidate if lane >> s & 1 else place
+        np.testing.assert_array_equal(found[:, lane], place[:, 0])
+    assert LANES < 4 or (len(np.unique(found[0, :LANES])) == LANES and not found[:, LANES:].any())
+
+
+def test_what_is_foreseen_is_what_is_decided_a_step_at_a_time():
+    random, paths = np.random.default_rng(0), set()
+    for _ in range(200):
+        log_densities, exponentials = random.normal(size=TILE_STRIDE), random.exponential(size=TILE_STRIDE)
+        log_densities[random.integers(1, LANES)] = -math.inf
+        decisions, lane = foreseen(exponentials, log_densities), 0
+        for s in range(FORESEEN):
+            candidate = lane | 1 << s
+            wanted = exponentials[s] > -(log_densities[candidate] - log_densities[lane])
+            assert decisions >> candidate & 1 == wanted
+            lane = candidate if wanted else lane
+        paths.add(lane)
+    assert len(paths) == LANES
+
+
+@pytest.mark.parametrize("value", [math.inf, math.nan])
+def test_nothing_is_foreseen_where_a_log_density_is_none(value):
+    for lane in range(TILE_STRIDE):
+        log_densities = np.zeros(TILE_STRIDE)
+        log_densities[lane] = value
+        assert (foreseen(np.ones(TILE_STRIDE), log_densities) == -1) == (lane < LANES)

@@ -2,6 +2,7 @@
 
 import contextlib
 import functools
+import gc
 import hashlib
 import os
 import shutil
@@ -19,6 +20,7 @@ from numba import config, types
 from numba._dispatcher import compute_fingerprint
 from numba.core import event
 from numba.core.codegen import get_host_cpu_features
+from numba.core.registry import cpu_target
 from numba.extending import overload
 
 from fastgmm.kernels._notice import CompilingNotice
@@ -236,10 +238,28 @@ def parallel_kernel(function: Callable[..., None]) -> ParallelKernel:
     return ParallelKernel(function)
 
 
+@contextlib.contextmanager
+def without_collecting() -> Iterator[None]:
+    """Let Numba do something small without Python's garbage collector.
+
+    What it sets up before it first compiles makes the collector go through all objects there are several times: 0.1 s
+    of the 0.3 s until the first draw of a density. Not for what takes seconds, which leaves much to collect.
+    """
+    collecting = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if collecting:
+            gc.enable()
+
+
 def kernel_with_signature(function: Callable[..., Any], signature: Any, flags: frozenset[str] = ELEMENTWISE) -> Any:
     """Compile at once for one declared signature; function types in it keep the disk cache working."""
     if not COMPILED:
         return function
+    with without_collecting():
+        cpu_target.target_context.refresh()  # what Numba sets up
     return _njit(function, signature, fastmath=set(flags))
 
 

@@ -89,6 +89,99 @@ def walk(factor, own, d, lanes, noise, x, candidate):
             entry += (r + 1) * stride
 
 
+# Steps whose decisions a vector foresees: lane b is where a chain is if of these it accepts those of b's bits.
+FORESEEN = LANES.bit_length() - 1
+
+
+def _make_walk_branch():
+    def walk_branch(factor, stride, noise, x, r, out):
+        """out[r] = x[r] and in lane b what the steps of b's bits add, step by step as `walk_strip` adds it."""
+        places = np.full(LANES, x[r * TILE_STRIDE])
+        for s in range(FORESEEN):
+            total = places.copy()
+            for j in range(r + 1):
+                total += factor[j * stride] * noise[j * TILE_STRIDE + s]
+            places = np.where(np.arange(LANES) >> s & 1, total, places)
+        out[r * TILE_STRIDE : r * TILE_STRIDE + LANES] = places
+
+    def emit(e, factor, stride, noise, x, r, out):
+        b = e.builder
+        row = b.mul(r, INDEX(TILE_STRIDE))
+        places = e.variable(e.broadcast(x, row))
+        end = b.add(r, INDEX(1))
+        for s in range(FORESEEN):
+            total = e.variable(b.load(places))
+            with cgutils.for_range(b, end) as loop:
+                entry = e.broadcast(factor, b.mul(loop.index, stride))
+                z = e.broadcast(noise, b.add(b.mul(loop.index, INDEX(TILE_STRIDE)), INDEX(s)))
+                e.add_product(entry, z, total)
+            accepted = ir.Constant(ir.VectorType(ir.IntType(1), e.lanes), [lane >> s & 1 for lane in range(e.lanes)])
+            b.store(b.select(accepted, b.load(total), b.load(places)), places)
+        e.store(b.load(places), out, row)
+
+    def typed(typing_context, factor, stride, noise, x, r, out):
+        return void_intrinsic(emit, factor, stride, noise, x, r, out)
+
+    return intrinsic(typed) if COMPILED else walk_branch
+
+
+_walk_branch = _make_walk_branch()
+
+
+@kernel
+def walk_branches(factor, own, d, noise, x, candidates):
+    """candidates = where one chain may be after the next FORESEEN steps, in a lane each; lane 0 is x.
+
+    `factor` is that of `walk` for one lane, and the bits of a lane are those of `walk` from place to place.
+    """
+    stride = triangle_stride(1) if own else 1
+    factor, noise, x, candidates = rest(factor, 0), rest(noise, 0), rest(x, 0), rest(candidates, 0)
+    entry = 0
+    for r in range(d):
+        _walk_branch(rest(factor, entry), stride, noise, x, r, candidates)
+        entry += (r + 1) * stride
+
+
+def _make_foresee():
+    # Before its last step the chain of lane b is in lane b - 2**s, s the highest of b's bits.
+    last_steps = [max(lane.bit_length() - 1, 0) for lane in range(LANES)]
+    parents = [lane - (1 << s) if lane else 0 for lane, s in enumerate(last_steps)]
+
+    def foresee(exponentials, log_densities):
+        """Bit b: whether lane b of `walk_branches` has its last step accepted; -1 if a density is NaN or +inf."""
+        values = log_densities[:LANES]
+        if not (values < np.inf).all():
+            return -1
+        with np.errstate(invalid="ignore"):
+            accepted = exponentials[:FORESEEN][last_steps] > 0.0 - (values - values[parents])
+        return int(accepted @ (1 << np.arange(LANES)))
+
+    def emit(e, exponentials, log_densities):
+        b = e.builder
+
+        def taken_from(vector, lanes):
+            numbers = ir.Constant(ir.VectorType(ir.IntType(32), e.lanes), lanes)
+            return b.shuffle_vector(vector, ir.Constant(e.vector, ir.Undefined), numbers)
+
+        def as_number(bits):
+            return b.zext(b.bitcast(bits, ir.IntType(e.lanes)), INDEX)
+
+        values = e.load(log_densities, 0)
+        ratio = b.fsub(values, taken_from(values, parents))
+        limits = taken_from(e.load(exponentials, 0), last_steps)
+        accepted = as_number(b.fcmp_ordered(">", limits, b.fsub(e.zeros(), ratio)))
+        odd = as_number(b.fcmp_unordered(">=", values, e.constant(np.inf)))
+        return b.select(b.icmp_signed("!=", odd, INDEX(0)), INDEX(-1), accepted)
+
+    def typed(typing_context, exponentials, log_densities):
+        return integer_intrinsic(emit, exponentials, log_densities)
+
+    return intrinsic(typed) if COMPILED else foresee
+
+
+foresee = _make_foresee()
+
+
 def _make_settle():
     def settle(exponentials, candidate, proposal, log_ratio, position, log_density, taken, accepted, d, lanes, counted):
         """Decide on the candidates and go where they are accepted: log u < log ratio, with the exponentials -log u.

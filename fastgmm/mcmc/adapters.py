@@ -18,7 +18,7 @@ from numba.core.compiler_lock import global_compiler_lock
 from numba.core.registry import cpu_target
 from numba.core.typing import fold_arguments
 
-from fastgmm.kernels._jit import TILE_STRIDE
+from fastgmm.kernels._jit import TILE_STRIDE, without_collecting
 from fastgmm.kernels.calls import DENSITY
 from fastgmm.kernels.vectors import INDEX
 
@@ -49,7 +49,7 @@ def compile_adapter(target: Any, signature: Any, argument_types: Any, vectorized
     The density sees a copy, so one that writes to its argument cannot move the chain. LLVM may take several lanes at
     once where that rounds as one does: a function whose arithmetic may be reordered stays a call for each lane.
     """
-    with global_compiler_lock:
+    with global_compiler_lock, without_collecting():
         library, name = _link(target, signature, argument_types, vectorized, dimensions, "alwaysinline")
         if not vectorized and _LOOSE.search(library.get_llvm_str()):
             library, name = _link(target, signature, argument_types, vectorized, dimensions, "noinline")

@@ -106,7 +106,7 @@ class Run:
         self.moves = moves
         self._patient = patient
         self._dimensions = state.position.shape[1]
-        self._plan, self._words = _plan(moves, state)
+        self._plan, self._words = _plan(moves, state, target.foresees)
         self._uniforms = int(self._plan.uniforms[0])
         self._spans = list(_spans(len(state.position), workers, target.together))
         self._groups = [self._group(state, span) for span in self._spans]
@@ -322,7 +322,7 @@ def _spans(chains: int, workers: int, together: bool) -> Iterator[slice]:
         yield slice(first, min(first + size, chains))
 
 
-def _plan(moves: Sequence[Move], state: State) -> tuple[kernels.Plan, np.ndarray]:
+def _plan(moves: Sequence[Move], state: State, foresees: bool) -> tuple[kernels.Plan, np.ndarray]:
     """Return the table of the moves, and their packed values one after the other."""
     functions: list[Any] = []
     table = np.zeros((len(moves), kernels.N_COLUMNS), dtype=np.int64)
@@ -352,7 +352,7 @@ def _plan(moves: Sequence[Move], state: State) -> tuple[kernels.Plan, np.ndarray
     shares = np.cumsum(weights / weights.sum())
     uniforms = np.array([max(move.uniforms for move in moves)], dtype=np.int64)
     packed = np.concatenate([move.packed for move in moves]).astype(np.int64)
-    return kernels.Plan(table, shares, state.fixed, uniforms, addresses), packed
+    return kernels.Plan(table, shares, state.fixed, uniforms, np.array([foresees], dtype=np.int64), addresses), packed
 
 
 def evaluate(target: Target, points: np.ndarray, note: Callable[[int], str]) -> np.ndarray:

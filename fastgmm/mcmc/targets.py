@@ -17,8 +17,9 @@ from numba.core.registry import cpu_target
 
 from fastgmm.covariance import STRUCTURES
 from fastgmm.kernels import lanes as kernels
-from fastgmm.kernels._jit import COMPILED, TILE_ROWS, TILE_STRIDE, kernel_with_signature
+from fastgmm.kernels._jit import COMPILED, TILE_ROWS, TILE_STRIDE, kernel_with_signature, without_collecting
 from fastgmm.kernels.calls import DENSITY, address_of
+from fastgmm.kernels.lanes import LANES
 from fastgmm.kernels.triangles import pack_triangles
 from fastgmm.kernels.vectors import rest
 from fastgmm.mcmc.adapters import (
@@ -50,6 +51,7 @@ class Target(NamedTuple):
     name: str
     keep: tuple[Any, ...]  # the arrays whose addresses `words` holds
     together: bool  # whether lanes are worked on in vectors, so that a few cost as much as one
+    foresees: bool = False  # whether asking about points that may not be needed costs and harms nothing
 
     def pack(self, dimensions: int) -> np.ndarray:
         """Return what the function takes as `packed`: one for every group, as it holds scratch."""
@@ -167,7 +169,8 @@ def _compiled_target(target: Any, values: tuple[Any, ...], vectorized: bool) -> 
     argument_types = types.Tuple([numba.typeof(value) for value in values])
     words, name = pack_arguments(values), function_name(target)
     callee = _without_wrappers(target)
-    signature = _checked_signature(callee, name, argument_types, vectorized)
+    with without_collecting():
+        signature = _checked_signature(callee, name, argument_types, vectorized)
 
     def compiled(dimensions: int) -> Density:
         return compile_adapter(callee, signature, argument_types, vectorized, dimensions)
@@ -344,4 +347,4 @@ def _mixture_target(mixture: Mixture) -> Target:
     scratch = kernels.mixture_work(k, d) * TILE_STRIDE
     function = _mixture_function()
     density = Density(address_of(function, DENSITY), function)
-    return Target(lambda d: density, words, lambda d: scratch, None, "Mixture", tuple(arrays), True)
+    return Target(lambda d: density, words, lambda d: scratch, None, "Mixture", tuple(arrays), True, LANES > 2)
