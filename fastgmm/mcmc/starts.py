@@ -11,7 +11,7 @@ from fastgmm.mcmc.targets import Target
 from fastgmm.mixture import Mixture
 
 # Plain Python is slow on large data: once the dry runs have taken this long, the other starts are spared.
-_DRY_RUN_SECONDS = 0.5
+_DRY_RUN_SECONDS = 0.05
 # Plain and compiled arithmetic differ by rounding, reordered sums and float32; memory that is not x differs by more.
 _DRY_RUN_TOLERANCE = 1e-3
 _TRIES = 100
