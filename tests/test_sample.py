@@ -880,6 +880,40 @@ def test_more_memory_than_there_is_is_refused_in_bytes(d, chains, draws, bytes_)
         tracemalloc.stop()
 
 
+MEMORY_OF_THINNED_STEPS = """
+    import numpy as np
+    from fastgmm import Mixture, sample
+
+    target = Mixture([1.0], [[0.0, 0.0]], [1.0], "spherical")
+
+    def peak():  # not of `resource`, where a process begins with the peak of the one that started it
+        with open("/proc/self/status") as status:
+            return next(1024 * int(line.split()[1]) for line in status if line.startswith("VmHWM"))
+
+    def growth(**steps):
+        before = peak()
+        sample(target, np.zeros(2), chains=1024, seed=0, **steps)
+        return peak() - before
+
+    growth(draws=50, warmup=20)
+    print(growth(draws=50, warmup=0, thin=1000), growth(draws=1, warmup=10_000), growth(draws=5_000, warmup=0))
+"""
+
+
+@pytest.mark.compiled
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="this system tells no peak of a process")
+def test_memory_is_that_of_the_draws_whatever_is_thinned_away():
+    script = textwrap.dedent(MEMORY_OF_THINNED_STEPS)
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(p for p in sys.path if p)}
+    command = [sys.executable, "-c", script]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    thinned, warmed, drawn = map(int, done.stdout.split())
+    step = 8 * 1024 * 3  # bytes: a draw and its log-density of every chain
+    assert thinned < 1_000 * step and warmed < 1_000 * step  # of 50,000 steps and of 10,000
+    assert abs(drawn - 5_000 * step) < 1_000 * step
+
+
 @pytest.mark.skipif("fork" not in multiprocessing.get_all_start_methods(), reason="this system has no fork")
 @pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
 def test_a_forked_child_samples_after_its_parent_did():
