@@ -5,6 +5,7 @@ import dataclasses
 import json
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -14,7 +15,7 @@ if not (ROOT / "bench").is_dir():
     pytest.skip("there is no bench beside the tests", allow_module_level=True)
 sys.path.insert(0, str(ROOT))
 
-from bench import compare, grid, limits, measure, panel, peers, report, sampling, tables  # noqa: E402
+from bench import chunks, compare, grid, limits, measure, panel, peers, report, sampling, tables  # noqa: E402
 from bench.__main__ import _measured_before, _parse  # noqa: E402
 from bench.client import Pool, Task, Worker, WorkerError  # noqa: E402
 from bench.densities import DENSITIES  # noqa: E402
@@ -468,3 +469,31 @@ def test_problems_measured_again_join_those_of_the_same_conditions(results, tmp_
     assert _measured_before({**now, "rounds": 3}, path, ["W2"]) == []
     assert _measured_before({**now, "machine": {**machine, "processor": "Q"}}, path, ["W2"]) == []
     assert _measured_before(now, tmp_path / "none.json", ["W2"]) == []
+
+
+def test_fits_of_a_file_are_compared_and_told(tmp_path, monkeypatch):
+    seconds = {"in memory": 2.0, "mapped": 3.0, "in blocks": 2.5}
+    answers = {
+        way: {"seconds": {"1": {"iteration": each, "fit": 9.0}}, "anonymous": 2**20, "log_likelihood": -1.5}
+        for way, each in seconds.items()
+    }
+    paths = []
+
+    def answer(command, **_):
+        paths.append(Path(command[4]))
+        assert np.load(paths[-1], mmap_mode="r").shape == (1_100_000, chunks.FEATURES)
+        return SimpleNamespace(stdout=json.dumps(answers[command[3]]))
+
+    monkeypatch.setattr(chunks.subprocess, "run", answer)
+    found = chunks.measure_chunks(1_100_000, [1], str(tmp_path))
+    assert len(paths) == 3 and not paths[0].exists()
+    lines = tables.chunks_table(found).splitlines()
+    assert lines[0] == "|  | 1 thread, ns | times in memory | memory |"
+    assert [line.split(" | ")[1:] for line in lines[2:]] == [
+        ["1,818", "1.00", "1.0 |"],
+        ["2,727", "1.50", "1.0 |"],
+        ["2,273", "1.25", "1.0 |"],
+    ]
+    answers["mapped"]["log_likelihood"] = -1.6
+    with pytest.raises(RuntimeError, match="different log-likelihoods"):
+        chunks.measure_chunks(1_100_000, [1], str(tmp_path))
