@@ -11,7 +11,7 @@ _OURS_COLOUR = "#d1495b"
 _PEER_COLOURS = ("#00798c", "#edae49", "#66a182", "#8d6a9f", "#8d99ae", "#30638e")
 _LIMIT_COLOUR = "#222222"
 _GROUP_WIDTH = 0.84
-_LABEL_HEIGHT = 1.25  # of a number over a bar, as a ratio on the axis
+_LABEL_HEIGHT = 1.3  # of a number over a bar, as a ratio on the axis
 
 
 def draw_chart(results: dict[str, Any], path: Path) -> None:

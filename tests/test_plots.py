@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from reference import FAMILIAR
+from scipy import stats
 from test_mixture import dense, make_mixture
 
 from fastgmm import GaussianMixture, GaussianMixtureIC, Mixture
@@ -160,6 +161,12 @@ def test_classes_have_the_colours_of_their_components():
     assert len({cloud.get_paths()[0].vertices.tobytes() for cloud in clouds(ax)}) == 3  # markers too
 
 
+def test_a_legend_of_many_classes_ends():
+    mixture = many(14)
+    labels = texts(plots.classes(mixture, mixture.rvs(300, 0)).get_legend())
+    assert [label for label in labels if "more" in label] == ["and 3 more"]
+
+
 def test_classes_are_by_default_the_most_probable():
     mixture = make_mixture("diag", d=3)
     points = mixture.rvs(300, 0)
@@ -245,6 +252,8 @@ def test_contours_lie_over_points_and_show_them_all():
     np.testing.assert_array_equal(cloud.get_offsets(), points)
     assert cloud.get_zorder() < contours(ax)[1].get_zorder()
     assert ax.get_xlim()[1] > 60 and ax.get_ylim()[0] < -50
+    reached = densities._grid(mixture, points, None)
+    assert reached[0][-1] > 60 and reached[1][0] < -50  # contours, not the scatter alone, go so far
     assert texts(ax.get_legend()) == ["101 points", "contours of the p"] and ax.figure.axes[-1].get_ylabel() == "p"
     assert fits_its_page(ax.figure)
 
@@ -296,7 +305,12 @@ def test_a_corner_plot_has_margins_and_pairs():
             margin = mixture.marginal(features[i])
             curve, *parts = ax.get_lines()
             np.testing.assert_allclose(curve.get_ydata(), margin.pdf(curve.get_xdata()), rtol=1e-12)
-            np.testing.assert_allclose(sum(part.get_ydata() for part in parts), curve.get_ydata(), rtol=1e-12)
+            for part, weight, mean, covariance in zip(
+                parts, mixture.weights, mixture.means, mixture.covariances_dense, strict=True
+            ):
+                at = features[i]
+                share = weight * stats.norm.pdf(part.get_xdata(), mean[at], np.sqrt(covariance[at, at]))
+                np.testing.assert_allclose(part.get_ydata(), share, rtol=1e-9, atol=1e-300)
             heights = [bar.get_height() * bar.get_width() for bar in ax.patches]
             assert sum(heights) == pytest.approx(1.0) and len(heights) == 40
         elif i > j:
@@ -359,6 +373,7 @@ def test_several_criteria_stand_side_by_side():
         "AIC: lowest with 3 components, full",
     ]
     assert axes[0].get_legend() is None and texts(axes[1].get_legend())[:2] == ["full", "tied"]
+    np.testing.assert_array_equal(lines_of(axes[1])["full"].get_ydata(), [28, np.nan, 5])  # left out, as it is infinite
     assert axes[0].get_ylim() == axes[1].get_ylim()
     given = pyplot.subplots(1, 2)[1]
     assert plots.criteria(TABLE, ("aic", "bic"), ax=given) is given and given[1].get_title().startswith("BIC")
