@@ -394,12 +394,14 @@ def test_other_complaints_are_those_of_fit():
         estimator(reg_covar=0.0).fit_chunks([np.ones((10, D))])
 
 
-def test_a_source_may_overwrite_its_blocks():
-    rows = make_rows(1000)
+def test_a_source_may_overwrite_its_blocks(monkeypatch):
+    monkeypatch.setattr(chunks, "_GATHERED", 4 * RANGE_ROWS)
+    size = 2 * RANGE_ROWS if COMPILED else 100  # so long that blocks would be read in place
+    rows = make_rows(8 * size)
 
     def read():
-        buffer = np.empty((100, D))
-        for block in cut(rows, [100]):
+        buffer = np.empty((size, D))
+        for block in cut(rows, [size]):
             buffer[:] = block
             yield buffer
 
