@@ -39,7 +39,7 @@ FOLDER = Path(__file__).resolve().parent
 RESULTS = FOLDER / "results"
 CHART = FOLDER / "charts" / "speed.png"
 README = FOLDER.parent / "README.md"
-COMMANDS = ("run", "fits", "memory", "sample", "panel", "leaps", "grid", "chunks", "report", "compare")
+COMMANDS = ("run", "fits", "memory", "sample", "panel", "leaps", "grid", "chunks", "cluster", "report", "compare")
 
 
 def _positive(text: str) -> int:
@@ -60,6 +60,7 @@ def _parse(arguments: list[str]) -> argparse.Namespace:
     leaps = commands.add_parser("leaps", help="passes and seconds of accelerated fits where components overlap")
     grid = commands.add_parser("grid", help="seconds that choosing takes, beside a loop over scikit-learn's fits")
     chunks = commands.add_parser("chunks", help="time and memory of fits to a file of 4 GB, beside its rows in memory")
+    cluster = commands.add_parser("cluster", help="EM iterations on worker processes of Dask, beside those in memory")
     report = commands.add_parser("report", help="write the README's tables and the chart from what is stored")
     compare = commands.add_parser("compare", help="name the kernels that got slower than the baseline")
     for command in (run, fits, memory):
@@ -74,15 +75,15 @@ def _parse(arguments: list[str]) -> argparse.Namespace:
         "--only", nargs="+", metavar="NAME", choices=list(DENSITIES), help="densities; stored if --out"
     )
     sampling.add_argument("--out", type=Path, metavar="DIR", help="folder of what is measured")
-    for command in (panel, leaps, grid):
-        command.add_argument("--quick", action="store_true", help="two problems; of the grid a small one")
+    for command in (panel, leaps, grid, cluster):
+        command.add_argument("--quick", action="store_true", help="two problems, or a small one")
         command.add_argument("--out", type=Path, metavar="DIR", help="folder of what is measured")
     chunks.add_argument("--quick", action="store_true", help="a small file")
     chunks.add_argument("--out", type=Path, metavar="DIR", help="folder of what is measured")
     chunks.add_argument("--threads", type=_positive, nargs="+", default=[1, 2], help="threads to fit on (default: 1 2)")
     chunks.add_argument("--folder", metavar="DIR", help="where the file may lie meanwhile (default: the system's)")
     panel.add_argument("--seeds", type=_positive, default=10, help="fits from each kind of start (default: 10)")
-    for command in (run, fits, sampling, leaps):
+    for command in (run, fits, sampling, leaps, cluster):
         command.add_argument("--rounds", type=_positive, help="turns of each peer (default: 5, quick 2)")
     grid.add_argument("--seeds", type=_positive, default=5, help="grids that each way fits (default: 5)")
     for command in (run, memory, sampling):
@@ -325,6 +326,19 @@ def _chunks(options: argparse.Namespace) -> int:
     return 0
 
 
+def _cluster(options: argparse.Namespace) -> int:
+    from bench.cluster import PROBLEM, QUICK_PROBLEM, WORKERS, describe, measure_cluster
+
+    rounds, iterations = options.rounds or (1 if options.quick else 3), 3 if options.quick else 6
+    results: dict[str, Any] = {"machine": describe_machine(), "rounds": rounds, "rows": []}
+    for workers in WORKERS:
+        row = measure_cluster(QUICK_PROBLEM if options.quick else PROBLEM, workers, rounds, iterations)
+        results["rows"].append(row)
+        print(describe(row), flush=True)
+    _store(results, (options.out or RESULTS) / f"{'quick' if options.quick else 'full'}-cluster.json")
+    return 0
+
+
 def _report(options: argparse.Namespace) -> int:
     print(write_report(options.results, README, CHART))
     return 0
@@ -351,6 +365,7 @@ def main() -> int:
         "leaps": _leaps,
         "grid": _grid,
         "chunks": _chunks,
+        "cluster": _cluster,
         "report": _report,
         "compare": _compare,
     }

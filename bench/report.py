@@ -57,6 +57,8 @@ def make_report(results: dict[str, dict[str, Any]], chart: str | None = None) ->
         parts.append(_fold("Acceleration", _leaps_part(results["leaps"])))
     if "grid" in results:
         parts.append(_fold("Choosing", _grid_part(results["grid"])))
+    if "cluster" in results:
+        parts.append(_fold("Workers of Dask", _cluster_part(results["cluster"])))
     if "memory" in results:
         parts.append(_fold("Memory", _memory_part(results["memory"])))
     if "chunks" in results:
@@ -144,6 +146,19 @@ def _grid_part(results: dict[str, Any]) -> str:
         f"spherical, or all; one thread, medians over {results['seeds']} seeds, the ways in turn. What was chosen with "
         "each seed, which is where the starts lead; last, the mean BIC of that, computed anew from the parameters. "
         f"{verdict} {_machine(results)}"
+    )
+
+
+def _cluster_part(results: dict[str, Any]) -> str:
+    row = results["rows"][0]
+    problem, partitions = row["problem"], row["partitions"]
+    return (
+        f"{tables.cluster_table(results)}\n\nMilliseconds per EM iteration on worker processes of one thread each, and "
+        f"in memory on as many threads: {problem['rows']:,} rows of {problem['features']} features and "
+        f"{problem['components']} components, {problem['structure']}, in {partitions} partitions of "
+        f"{problem['rows'] // partitions:,} rows, persisted on the workers. Scheduling is an iteration over as many "
+        f"partitions of next to no rows. Medians over the iterations of {results['rounds']} interleaved rounds; means "
+        f"compared first, to 1e-10. {_machine(results)}"
     )
 
 

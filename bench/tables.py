@@ -316,6 +316,19 @@ def grid_table(results: Results) -> str:
     return "\n".join(lines)
 
 
+def cluster_table(results: Results) -> str:
+    """Milliseconds per iteration on workers and in memory, and what of it is scheduling."""
+    heads = ["workers", "ms", "in memory, ms", "efficiency", "scheduling, ms", "of an iteration"]
+    lines = [_line(heads), _line(["---:"] * len(heads))]
+    for row in results["rows"]:
+        cluster, memory, scheduling = (
+            milliseconds(median(row["seconds"][name])) for name in ("cluster", "memory", "scheduling")
+        )
+        efficiency, overhead = percent(row["efficiency"]), percent(row["overhead"])
+        lines.append(_line([str(row["workers"]), cluster, memory, efficiency, scheduling, overhead]))
+    return "\n".join(lines)
+
+
 def mean_bic(way: Results) -> float:
     """Return the mean over seeds of what was chosen."""
     return mean([best["bic"] for best in way["chosen"]])

@@ -7,6 +7,22 @@ from sklearn.utils import check_random_state
 from sklearn.utils.validation import _check_sample_weight, assert_all_finite, check_array, validate_data
 
 
+def is_dask(X: Any) -> bool:
+    """Whether X is a collection of Dask's; nothing is imported to find out."""
+    return any(base.__module__.partition(".")[0] == "dask" for base in type(X).__mro__)
+
+
+def check_features(estimator: Any, like: Any, *, fitting: bool) -> None:
+    """Take the number and the names of features from what has them and may have no rows, or hold them to `fit`'s.
+
+    Raises
+    ------
+    ValueError
+        If they are others than in `fit`.
+    """
+    validate_data(estimator, like, reset=fitting, skip_check_array=True)
+
+
 def check_rows(
     estimator: Any, X: Any, *, fitting: bool, allow_missing: bool = False, least: int | None = None
 ) -> tuple[np.ndarray, bool]:

@@ -26,7 +26,7 @@ from sklearn.utils.validation import check_is_fitted
 from fastgmm import criteria
 from fastgmm.covariance import STRUCTURES, Hyperparameters, Parameters, Prior, Update
 from fastgmm.covariance.update import suits_single
-from fastgmm.data import check_out, check_random, check_rows, check_weights, computes_in_float64
+from fastgmm.data import check_out, check_random, check_rows, check_weights, computes_in_float64, is_dask
 from fastgmm.em import engine, online
 from fastgmm.em.accelerate import PACES
 from fastgmm.em.given import start_from_given
@@ -318,13 +318,16 @@ default="kmeans"
 
         Parameters
         ----------
-        X : array-like of shape (n, d)
-            Rows. Float64 and float32 of any strides are read in place; other types are cast block by block.
+        X : array-like, or Dask array or DataFrame, of shape (n, d)
+            Rows. Float64 and float32 of any strides are read in place; other types are cast block by block. Of Dask's,
+            each pass is one task per partition, on the scheduler or client that Dask would choose, and computes anew
+            what has not been persisted; a first one checks the rows, and starts are sought among a sample of them.
         y : ignored
             For compatibility with pipelines.
         sample_weight : array-like of shape (n,), optional
             Weights of the rows: a row of weight 3 counts as three rows, one of weight 0 as none. Rows of weight above
-            zero are copied if there are others.
+            zero are copied if there are others. With X from Dask, a Dask array in its row chunks, or for a frame a
+            series.
 
         Returns
         -------
@@ -333,7 +336,9 @@ default="kmeans"
         Raises
         ------
         ValueError
-            If X, a weight or a parameter is invalid, or (DegenerateFitError) every start failed.
+            If X, a weight or a parameter is invalid, or (DegenerateFitError) every start failed. Of X from Dask it
+            names the partition and the row, or what to call: `X.compute_chunk_sizes()` where chunks have unknown sizes,
+            `X.rechunk({1: -1})` where they do not hold whole rows. What a worker raises is raised as it is.
 
         Warns
         -----
@@ -432,32 +437,54 @@ default="kmeans"
     def _search_sample(self, source: Rows) -> Start:
         """What finds a start among the sample of rows that lie elsewhere."""
         init = self.init_params
-        if not (isinstance(init, str) or callable(init)):
+        if isinstance(init, str):
+            return STARTS[init]
+        if not callable(init):
             raise ValueError(
                 "init_params as an array belongs to rows in memory; give means_init, the name of a start, or a "
                 "function, which is called with a sample of the rows."
             )
         sample = source.sample
-        return STARTS[init] if isinstance(init, str) else self._search(sample.take(np.arange(sample.n_rows)), None)
+        return self._search(sample.take(np.arange(sample.n_rows)), None)
 
     @_fit_context(prefer_skip_nested_validation=True)
-    def fit_predict(self, X: Any, y: Any = None, sample_weight: Any = None) -> np.ndarray:
+    def fit_predict(self, X: Any, y: Any = None, sample_weight: Any = None) -> Any:
         """Fit, and return the most probable component of each row, shape (n,); the same as fit(X).predict(X)."""
         rows, missing = self._fit(X, sample_weight)
-        return self._evaluate(rows, missing, "labels")[0]
+        return self.predict(X) if is_dask(X) else self._evaluate(rows, missing, "labels")[0]
 
-    def _fit(self, X: Any, sample_weight: Any) -> tuple[np.ndarray, bool]:
+    def _fit(self, X: Any, sample_weight: Any) -> tuple[Any, bool]:
         """Fit all starts and set the attributes; on any error the estimator is left as it was."""
+        source: Rows
+        missing = False
         with unchanged_on_error(self):
-            rows, missing = self._check_rows(X, fitting=True)
-            source = open_rows(*check_weights(sample_weight, rows), missing=missing)
-            self._check_observed(source)
-            search = self._search(rows, sample_weight)
+            if is_dask(X):
+                from fastgmm.sources.dask import open_collection
+
+                rows, parts = open_collection(self, X, sample_weight, fitting=True)
+                source = self._open_partitions(rows, parts)
+                search = self._search_sample(source)
+            else:
+                rows, missing = self._check_rows(X, fitting=True)
+                source = open_rows(*check_weights(sample_weight, rows), missing=missing)
+                self._check_observed(source)
+                search = self._search(rows, sample_weight)
             dtype = np.float64 if computes_in_float64(rows) else np.float32
             cautions = self._fit_source(source, search, dtype, warm=self._goes_on)
         for message, category in cautions:
             warnings.warn(message, category, stacklevel=4)
         return rows, missing
+
+    def _open_partitions(self, rows: Any, parts: Any) -> Rows:
+        """The source of checked rows in Dask's partitions."""
+        from fastgmm.sources.dask import DaskRows
+
+        if self.missing == "em":
+            raise ValueError("missing='em' fits rows in memory; with X from Dask, drop or impute what is missing.")
+        n_sampled = sample_rows(rows.shape[1], self.n_components, STRUCTURES[self.covariance_type])
+        random = check_random_state(self.random_state).get_state(legacy=True)
+        seed = [*random[1].tolist(), random[2]]  # which leaves a RandomState as it is for the starts
+        return DaskRows(parts, rows.dtype, rows.shape[1], n_sampled, seed)
 
     @_fit_context(prefer_skip_nested_validation=True)
     def partial_fit(self, X: Any, y: Any = None, sample_weight: Any = None) -> "GaussianMixture":
@@ -627,7 +654,7 @@ default="kmeans"
                 error.add_note('With missing="em" such entries are integrated out.')
             raise
 
-    def _check_observed(self, source: ArrayRows) -> None:
+    def _check_observed(self, source: Rows) -> None:
         """Refuse features of which nothing is observed."""
         if not isinstance(source, IncompleteRows):
             return
@@ -681,7 +708,7 @@ default="kmeans"
         named = isinstance(self.init_params, str)
 
         def find() -> Update:
-            return Update(self._parameters(), -1, False) if warm else self._start(source.sample, prior, search, random)
+            return Update(self._parameters(), -1, False) if warm else self._start(source, prior, search, random)
 
         def follow(rows: Rows, start: Update, on_step: engine.OnStep | None) -> engine.Run:
             return self._follow(rows, prior, start, self.lower_bound_ if warm else -math.inf, on_step)
@@ -732,14 +759,12 @@ default="kmeans"
             error.mixture = Mixture.from_parameters(error.reached, self.covariance_type)
             raise
 
-    def _start(
-        self, source: ArrayRows, prior: Hyperparameters, search: Start, random: np.random.RandomState
-    ) -> Update:
+    def _start(self, source: Rows, prior: Hyperparameters, search: Start, random: np.random.RandomState) -> Update:
         """Initial parameters: what the user gave, and the rest from `init_params`."""
         structure = STRUCTURES[self.covariance_type]
         given = (self.weights_init, self.means_init, self.precisions_init)
         if any(part is None for part in given):
-            return self._override(search(source, self.n_components, structure, prior, random))
+            return self._override(search(source.sample, self.n_components, structure, prior, random))
         placeholder = np.empty(0)
         return self._override(Update(Parameters(placeholder, placeholder, placeholder, placeholder), -1, False))
 
@@ -837,14 +862,16 @@ default="kmeans"
             if not single:
                 out = mixture.evaluate(rows, **wanted)
                 return [getattr(out, each) for each in what]
-            blocks = (rows[i : i + _EVALUATED_ROWS] for i in range(0, len(rows), _EVALUATED_ROWS))
+            blocks = (rows[i : i + _EVALUATED_ROWS] for i in range(0, max(1, len(rows)), _EVALUATED_ROWS))
             outs = (mixture.evaluate(block, **wanted, single=True) for block in blocks)
             parts = [[getattr(out, each).astype(np.float32) for each in what] for out in outs]
             return [np.concatenate(each) for each in zip(*parts, strict=True)]
 
-    def _write(self, X: Any, what: str, shape: tuple[int, ...], out: np.ndarray | None) -> np.ndarray:
+    def _write(self, X: Any, what: str, shape: tuple[int, ...], out: np.ndarray | None) -> Any:
         """What `_evaluate` finds of checked rows, each of this shape, into `out` if it is given."""
         check_is_fitted(self)
+        if is_dask(X):
+            return self._write_lazily(X, what, out)
         rows, missing = self._check_rows(X)
         if out is None:
             return self._evaluate(rows, missing, what)[0]
@@ -855,20 +882,44 @@ default="kmeans"
             out[block] = self._evaluate(rows[block], missing, what)[0]
         return out
 
-    def predict(self, X: Any, *, out: np.ndarray | None = None) -> np.ndarray:
+    def _write_lazily(self, X: Any, what: str, out: Any) -> Any:
+        """The same of rows in Dask's partitions, as an array of Dask's."""
+        if out is not None:
+            raise ValueError("out is for rows in memory; of what is predicted for Dask's, dask.array.store fills it.")
+        from fastgmm.sources.dask import map_rows, open_collection
+
+        rows, _ = open_collection(self, X)
+        missing, bare = self.missing == "em", self._bare()
+        single = rows.dtype == np.float32 and self.means_.dtype == np.float32
+        return map_rows(
+            rows,
+            lambda block: bare._evaluate(block, missing, what)[0],
+            width=len(self.means_) if what == "responsibilities" else None,
+            dtype=np.int64 if what == "labels" else np.float32 if single else np.float64,
+            allow_missing=missing,
+        )
+
+    def _bare(self) -> "GaussianMixture":
+        """What predictions need of this estimator, to be sent to workers and run there on one thread."""
+        bare = GaussianMixture(self.n_components, covariance_type=self.covariance_type, n_jobs=1)
+        for name in ("weights_", "means_", "covariances_", "precisions_cholesky_"):
+            setattr(bare, name, getattr(self, name))
+        return bare
+
+    def predict(self, X: Any, *, out: np.ndarray | None = None) -> Any:
         """Most probable component of each row.
 
         Parameters
         ----------
-        X : array-like of shape (n, d)
+        X : array-like, or Dask array or DataFrame, of shape (n, d)
             Rows.
         out : ndarray of integers of shape (n,), optional
-            Where to write, a mapped file for instance; then no memory grows with n.
+            Where to write, a mapped file for instance; then no memory grows with n. Not with X from Dask.
 
         Returns
         -------
-        ndarray of shape (n,)
-            Components, or `out`.
+        ndarray or Dask array of shape (n,)
+            Components, or `out`; lazy and in X's row chunks if X is from Dask.
 
         Raises
         ------
@@ -885,13 +936,14 @@ default="kmeans"
         X : array-like of shape (n, d)
             Rows.
         top : int, optional
-            Keep only so many of each row's largest probabilities, in memory that grows with n x top instead of n x k.
+            Keep only so many of each row's largest probabilities, in memory that grows with n x top instead of n x k;
+            of rows in memory.
         out : ndarray of float64 or float32 of shape (n, k), optional
             Where to write, as for `predict`; not with `top`.
 
         Returns
         -------
-        ndarray or scipy.sparse.csr_array of shape (n, k)
+        ndarray, Dask array or scipy.sparse.csr_array of shape (n, k)
             A row too far from every component for float64 belongs wholly to the nearest. With `top` it is sparse: each
             row stores min(top, k) entries in the order of the components, the probabilities as they are without it but
             for rounding. So `data` and `indices`, reshaped to (n, -1), are the probabilities and components of the
@@ -905,6 +957,8 @@ default="kmeans"
         check_is_fitted(self)
         if top is None:
             return self._write(X, "responsibilities", (len(self.means_),), out)
+        if is_dask(X):
+            raise ValueError("top is for rows in memory: Dask's arrays are not sparse.")
         if out is not None:
             raise ValueError("With top the probabilities are sparse, and out has no place for them.")
         rows, missing = self._check_rows(X)
@@ -915,8 +969,8 @@ default="kmeans"
             lambda block: self._evaluate(rows[block], missing, "responsibilities")[0], len(rows), k, min(int(top), k)
         )
 
-    def score_samples(self, X: Any, *, out: np.ndarray | None = None) -> np.ndarray:
-        """Log-likelihood of each row, shape (n,), in nats; into `out`, float64 or float32, as `predict` does."""
+    def score_samples(self, X: Any, *, out: np.ndarray | None = None) -> Any:
+        """Log-likelihood of each row, shape (n,), in nats; into `out`, of floats, or lazy, as `predict` does."""
         return self._write(X, "log_likelihoods", (), out)
 
     def score(self, X: Any, y: Any = None, sample_weight: Any = None) -> float:
@@ -927,10 +981,26 @@ default="kmeans"
     def _total(self, X: Any, sample_weight: Any, *what: str) -> tuple[list[float], float]:
         """The sums that `_sums` takes, and that of the weights."""
         check_is_fitted(self)
+        if is_dask(X):
+            from fastgmm.sources.dask import open_collection
+
+            return self._total_of_partitions(open_collection(self, X, sample_weight)[1], *what)
         rows, missing = self._check_rows(X)
         rows, weights = check_weights(sample_weight, rows)
         total_weight = float(len(rows) if weights is None else weights.sum())
         return self._sums(rows, weights, missing, *what), total_weight
+
+    def _total_of_partitions(self, parts: Any, *what: str) -> tuple[list[float], float]:
+        """The same of rows in Dask's partitions, each summed where it is."""
+        from fastgmm.sources.dask import total
+
+        missing, bare = self.missing == "em", self._bare()
+        return total(
+            parts,
+            lambda rows, weights: bare._sums(rows, weights, missing, *what),
+            self.means_.shape[1],
+            allow_missing=missing,
+        )
 
     def _sums(self, rows: np.ndarray, weights: np.ndarray | None, missing: bool, *what: str) -> list[float]:
         """Sums over rows, a block at a time: log-likelihoods; the logarithms of each row's largest responsibility."""

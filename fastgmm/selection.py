@@ -4,8 +4,9 @@ import copy
 import time
 import warnings
 from collections.abc import Iterator
+from functools import cached_property
 from numbers import Integral, Real
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 from sklearn.base import BaseEstimator, DensityMixin, _fit_context
@@ -16,12 +17,12 @@ from sklearn.utils.validation import check_is_fitted
 
 from fastgmm import criteria
 from fastgmm.covariance import ALIASES, STRUCTURES, Prior
-from fastgmm.data import check_rows, check_weights, computes_in_float64
-from fastgmm.em.initialise import STARTS
+from fastgmm.data import check_rows, check_weights, computes_in_float64, is_dask
+from fastgmm.em.initialise import STARTS, Start
 from fastgmm.em.watch import import_tqdm
 from fastgmm.estimator import DegenerateFitError, GaussianMixture, count_parameters, unchanged_on_error
 from fastgmm.mixture import Mixture
-from fastgmm.sources import ArrayRows, open_rows
+from fastgmm.sources import Rows, open_rows
 
 # What models take as it is; attributes that the best one lends.
 _HANDED_ON = ("tol", "reg_covar", "max_iter", "n_init", "init_params", "n_jobs", "prior", "missing", "acceleration")
@@ -177,8 +178,9 @@ class GaussianMixtureIC(DensityMixin, BaseEstimator):
 
         Parameters
         ----------
-        X : array-like of shape (n, d)
-            Rows.
+        X : array-like, or Dask array or DataFrame, of shape (n, d)
+            Rows; Dask's as `GaussianMixture.fit` takes them, all models from one sample, and of "heldout" a share of
+            each partition.
         y : ignored
             For compatibility with pipelines.
         sample_weight : array-like of shape (n,), optional
@@ -217,18 +219,17 @@ class GaussianMixtureIC(DensityMixin, BaseEstimator):
     def _fit_all(self, X: Any, sample_weight: Any) -> list[tuple[str, type[Warning]]]:
         """Fit all models, set the attributes, and return what there is to warn of."""
         sizes, structures = self._sizes(), self._structures()
-        rows, missing = check_rows(self, X, fitting=True, allow_missing=self.missing == "em")
-        dtype = np.float64 if computes_in_float64(rows) else np.float32
         given = self.random_state
         seed = int(given if isinstance(given, Integral) else check_random_state(given).randint(np.iinfo(np.int32).max))
-        every = _Part(*check_weights(sample_weight, rows), missing)
-        fitted, held = self._hold_out(every, seed)
-        source = fitted.open()
+        every = self._open(X, sample_weight, seed, max(sizes))
+        fitted, held = every.hold_out(self.validation_fraction, seed) if self.criterion == "heldout" else (every, None)
+        source = fitted.source
+        dtype = np.float64 if computes_in_float64(every.rows) else np.float32
         self._model(sizes[0], structures[0], seed)._check_observed(source)
         runs: list[_Run] = []
         for k, name in self._shown([(k, name) for k in sizes for name in structures]):
             if name == structures[0]:
-                source.memory = {}  # all structures of this size will ask for the same k-means
+                source.sample.memory = {}  # all structures of this size will ask for the same k-means
             try:
                 runs.append(self._fit_one(self._model(k, name, seed), fitted, source, held, dtype))
             except KeyboardInterrupt:  # before there was a start
@@ -267,19 +268,15 @@ class GaussianMixtureIC(DensityMixin, BaseEstimator):
             raise ValueError(f"covariance_type must be 'all' or some of {', '.join(STRUCTURES)}, but got {what}.")
         return [str(name) for name in dict.fromkeys(names)]
 
-    def _hold_out(self, every: "_Part", seed: int) -> tuple["_Part", "_Part | None"]:
-        """The rows that models are fitted to, and those that are held out."""
-        if self.criterion != "heldout":
-            return every, None
-        n = len(every.rows)
-        out = np.zeros(n, dtype=bool)
-        out[np.random.RandomState(seed).permutation(n)[: round(self.validation_fraction * n)]] = True
-        if not out.any() or n - out.sum() < 2:
-            raise ValueError(
-                f"Of {n} rows, validation_fraction={self.validation_fraction} holds {out.sum()} out: 1 at least must "
-                "be, and 2 must be left."
-            )
-        return every.some(~out), every.some(out)
+    def _open(self, X: Any, sample_weight: Any, seed: int, most_components: int) -> "_Part":
+        """The checked rows, wherever they lie."""
+        if is_dask(X):
+            from fastgmm.sources.dask import open_collection
+
+            rows, parts = open_collection(self, X, sample_weight, fitting=True)
+            return _DaskPart(rows, parts, self._model(most_components, "full", seed))
+        rows, missing = check_rows(self, X, fitting=True, allow_missing=self.missing == "em")
+        return _ArrayPart(*check_weights(sample_weight, rows), missing)
 
     def _model(self, k: int, name: str, seed: int) -> GaussianMixture:
         """One model, which knows the features that this estimator has seen."""
@@ -301,14 +298,14 @@ class GaussianMixtureIC(DensityMixin, BaseEstimator):
                 yield k, name
 
     def _fit_one(
-        self, model: GaussianMixture, fitted: "_Part", source: ArrayRows, held: "_Part | None", dtype: Any
+        self, model: GaussianMixture, fitted: "_Part", source: Rows, held: "_Part | None", dtype: Any
     ) -> "_Run":
         k, name = model.n_components, model.covariance_type
         row = _EMPTY | {"n_components": k, "covariance_type": name}
         row["n_parameters"] = p = count_parameters(name, k, source.n_features)
         began = time.perf_counter()
         try:
-            cautions = model._fit_source(source, model._search(fitted.rows, fitted.weights), dtype)
+            cautions = model._fit_source(source, fitted.search(model), dtype)
         except ValueError as error:
             failure = {"failure": str(error), "seconds": time.perf_counter() - began}
             return _Run(row | failure, None, [], False)
@@ -318,8 +315,8 @@ class GaussianMixtureIC(DensityMixin, BaseEstimator):
             "log_likelihood": start.log_likelihood,
             "bic": criteria.bic(likelihood, p, weight),
             "aic": criteria.aic(likelihood, p),
-            "icl": criteria.icl(likelihood, model._sums(*fitted, "responsibilities")[0], p, weight),
-            "heldout": np.nan if held is None else criteria.heldout(model._sums(*held, "log_likelihoods")[0]),
+            "icl": criteria.icl(likelihood, fitted.sum(model, "responsibilities"), p, weight),
+            "heldout": np.nan if held is None else criteria.heldout(held.sum(model, "log_likelihoods")),
             "converged": model.converged_,
             "n_iter": model.n_iter_,
             "seconds": time.perf_counter() - began,
@@ -334,14 +331,14 @@ class GaussianMixtureIC(DensityMixin, BaseEstimator):
         if not sound.size:
             raise _all_failed(runs)
         least = values[sound].min()
-        equal = sound[values[sound] <= least + _ROUNDING * (abs(least) + len(every.rows))]
+        equal = sound[values[sound] <= least + _ROUNDING * (abs(least) + every.source.n_rows)]
         best = runs[equal[results["n_parameters"][equal].argmin()]]
         model, cautions = best.model, best.cautions
         assert model is not None
         if self.criterion == "heldout":
             model = copy.copy(model)
             model.lower_bound_ = -np.inf  # that of other rows
-            cautions = model._fit_source(every.open(), model._search(every.rows, every.weights), dtype, warm=True)
+            cautions = model._fit_source(every.source, every.search(model), dtype, warm=True)
         self.results_, self.criterion_ = results, values
         self.estimators_ = [run.model for run in runs]
         self.best_estimator_ = model
@@ -426,18 +423,78 @@ class GaussianMixtureIC(DensityMixin, BaseEstimator):
         return plots.criteria(self.results_, criterion or self.criterion, ax=ax)
 
 
-class _Part(NamedTuple):
-    """Some rows, their weights, and whether entries may be missing."""
+class _Part(Protocol):
+    """Some rows and what is asked of them."""
 
-    rows: np.ndarray
-    weights: np.ndarray | None
-    missing: bool
+    rows: Any
 
-    def some(self, which: np.ndarray) -> "_Part":
-        return _Part(self.rows[which], None if self.weights is None else self.weights[which], self.missing)
+    @property
+    def source(self) -> Rows:
+        """What models are fitted to."""
 
-    def open(self) -> ArrayRows:
-        return open_rows(self.rows, self.weights, missing=self.missing)
+    def search(self, model: GaussianMixture) -> Start:
+        """What finds a model's starts."""
+
+    def sum(self, model: GaussianMixture, what: str) -> float:
+        """What `GaussianMixture._sums` finds."""
+
+    def hold_out(self, share: float, seed: int) -> tuple["_Part", "_Part"]:
+        """The rows that models are fitted to, and those that are held out."""
+
+
+class _ArrayPart:
+    """Rows in memory, their weights, and whether entries may be missing."""
+
+    def __init__(self, rows: np.ndarray, weights: np.ndarray | None, missing: bool) -> None:
+        self.rows, self._weights, self._missing = rows, weights, missing
+
+    @cached_property
+    def source(self) -> Rows:
+        return open_rows(self.rows, self._weights, missing=self._missing)
+
+    def search(self, model: GaussianMixture) -> Start:
+        return model._search(self.rows, self._weights)
+
+    def sum(self, model: GaussianMixture, what: str) -> float:
+        return model._sums(self.rows, self._weights, self._missing, what)[0]
+
+    def hold_out(self, share: float, seed: int) -> tuple[_Part, _Part]:
+        n = len(self.rows)
+        out = np.zeros(n, dtype=bool)
+        out[np.random.RandomState(seed).permutation(n)[: round(share * n)]] = True
+        if not out.any() or n - out.sum() < 2:
+            raise ValueError(
+                f"Of {n} rows, validation_fraction={share} holds {out.sum()} out: 1 at least must be, and 2 must be "
+                "left."
+            )
+        return self._some(~out), self._some(out)
+
+    def _some(self, which: np.ndarray) -> "_ArrayPart":
+        weights = None if self._weights is None else self._weights[which]
+        return _ArrayPart(self.rows[which], weights, self._missing)
+
+
+class _DaskPart:
+    """Rows in Dask's partitions, and the model that needs the largest sample of them."""
+
+    def __init__(self, rows: Any, parts: Any, model: GaussianMixture) -> None:
+        self.rows, self._parts, self._model = rows, parts, model
+
+    @cached_property
+    def source(self) -> Rows:
+        return self._model._open_partitions(self.rows, self._parts)
+
+    def search(self, model: GaussianMixture) -> Start:
+        return model._search_sample(self.source)
+
+    def sum(self, model: GaussianMixture, what: str) -> float:
+        return model._total_of_partitions(self._parts, what)[0][0]
+
+    def hold_out(self, share: float, seed: int) -> tuple[_Part, _Part]:
+        from fastgmm.sources.dask import split
+
+        left, held = (_DaskPart(self.rows, parts, self._model) for parts in split(self._parts, share, seed))
+        return left, held
 
 
 class _Run(NamedTuple):

@@ -206,6 +206,25 @@ def test_problems_of_the_panel_are_ten_and_the_same_in_every_run():
     assert not np.array_equal(panel.draw_rows(small, 1), panel.draw_rows(small))
 
 
+def test_report_has_workers(results):
+    seconds = {"cluster": [0.25, 0.2, 0.3], "memory": [0.2] * 3, "scheduling": [0.01] * 3}
+    row = {"problem": vars(PROBLEMS[0]), "workers": 2, "partitions": 20, "seconds": seconds}
+    found = {"machine": results["machine"], "rounds": 3, "rows": [row | {"efficiency": 0.8, "overhead": 0.04}]}
+    text = report.make_report({"1-thread": results, "cluster": found})
+    assert "| 2 | 250 | 200 | 80 % | 10.0 | 4 % |" in text and "in 20 partitions of" in text
+
+
+@pytest.mark.compiled
+@pytest.mark.slow
+def test_workers_are_measured():
+    pytest.importorskip("distributed")
+    from bench import cluster
+
+    row = cluster.measure_cluster(Problem("p", 20_000, 2, 2, "full"), 1, 1, 3)
+    assert [len(row["seconds"][name]) for name in ("cluster", "memory", "scheduling")] == [2, 2, 2]
+    assert row["efficiency"] > 0 and row["overhead"] > 0 and cluster.describe(row)
+
+
 def test_starts_and_leaps_are_measured():
     small = dataclasses.replace(panel.SLOW[1], problem=Problem("p", 200, 2, 2, "full"))
     scores = panel.measure_starts(small, 2)["scores"]

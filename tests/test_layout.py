@@ -127,8 +127,8 @@ def test_estimator_takes_what_the_tables_hold():
 
 def test_import_brings_no_optional_library():
     """Beyond what the libraries we need bring by themselves: scikit-learn imports pandas where it finds it."""
-    optional = {"matplotlib", "mpl_toolkits", "pandas", "polars", "dask", "pyarrow", "tqdm", "pytest", "mpmath"}
-    optional |= {"arviz", "arviz_base", "arviz_stats", "xarray"}
+    optional = {"matplotlib", "mpl_toolkits", "pandas", "polars", "pyarrow", "tqdm", "pytest", "mpmath"}
+    optional |= {"arviz", "arviz_base", "arviz_stats", "xarray", "dask", "distributed"}
     program = """
 import numba, scipy.stats, sklearn.base, sklearn.utils.validation
 before = set(sys.modules)
