@@ -211,7 +211,7 @@ def test_report_has_workers(results):
     row = {"problem": vars(PROBLEMS[0]), "workers": 2, "partitions": 20, "seconds": seconds}
     found = {"machine": results["machine"], "rounds": 3, "rows": [row | {"efficiency": 0.8, "overhead": 0.04}]}
     text = report.make_report({"1-thread": results, "cluster": found})
-    assert "| 2 | 250 | 200 | 80 % | 10.0 | 4 % |" in text and "in 20 partitions of" in text
+    assert "| 2 | 250 | 200 | 80 % | 10 | 4 % |" in text and "in 20 partitions of" in text
 
 
 @pytest.mark.compiled
