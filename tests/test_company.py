@@ -19,7 +19,7 @@ pytestmark = pytest.mark.compiled
 every_layer = pytest.mark.parametrize("company", ["omp", "workqueue"], indirect=True)
 CAN_FORK = "fork" in multiprocessing.get_all_start_methods()
 THREADS, FITS, SECONDS = 3, 4, 120
-ROWS = 24 * RANGE_ROWS + 11  # enough for passes to meet each other
+ROWS = 64 * RANGE_ROWS + 11  # enough for passes to be shared, and to meet each other
 
 
 ANSWER = """
