@@ -136,12 +136,20 @@ def test_an_error_is_the_callers_and_ends_the_other_starts(abreast, monkeypatch,
     assert gm.means_ is before and threading.active_count() == running
 
 
+@pytest.fixture
+def keyboard():
+    """Interrupts are heard although the tests may run in the background, where a shell has them ignored."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 def press_ctrl_c():
     """Interrupt the main thread, as the keyboard does."""
     signal.pthread_kill(threading.main_thread().ident, signal.SIGINT)
 
 
-def test_an_interrupt_keeps_the_best_of_all_that_were_under_way(abreast, monkeypatch):
+def test_an_interrupt_keeps_the_best_of_all_that_were_under_way(abreast, keyboard, monkeypatch):
     passes, pressed, reduce = Counter(), threading.Lock(), ArrayRows.reduce
 
     def interrupted(*given, **options):
@@ -162,7 +170,7 @@ def test_an_interrupt_keeps_the_best_of_all_that_were_under_way(abreast, monkeyp
 
 
 @pytest.mark.parametrize("sound", [0, 2])
-def test_an_interrupt_while_a_start_is_sought(abreast, monkeypatch, sound):
+def test_an_interrupt_while_a_start_is_sought(abreast, keyboard, monkeypatch, sound):
     """With nothing to keep it is the caller's."""
     calls = itertools.count()
 
