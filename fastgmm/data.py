@@ -6,6 +6,8 @@ import numpy as np
 from sklearn.utils import check_random_state
 from sklearn.utils.validation import _check_sample_weight, assert_all_finite, check_array, validate_data
 
+HEAVY = "Sample weights are too large: their sum overflows. Divide them by their mean."
+
 
 def is_dask(X: Any) -> bool:
     """Whether X is a collection of Dask's; nothing is imported to find out."""
@@ -72,14 +74,30 @@ def check_weights(sample_weight: Any, rows: np.ndarray) -> tuple[np.ndarray, np.
         return rows, None
     weights = _check_sample_weight(sample_weight, rows, dtype=np.float64, ensure_non_negative=True)
     weights = np.require(weights, requirements=["A", "W"])  # the one type that kernels are compiled for
-    kept = weights > 0
-    if not kept.any():  # early releases of scikit-learn let it pass
+    if not (weights > 0).any():  # early releases of scikit-learn let it pass
         raise ValueError("Sample weights must contain at least one non-zero number.")
     with np.errstate(over="ignore"):
         total = weights.sum()
     if not np.isfinite(total):
-        raise ValueError("Sample weights are too large: their sum overflows. Divide them by their mean.")
+        raise ValueError(HEAVY)
+    return keep_counted(rows, weights)
+
+
+def keep_counted(rows: np.ndarray, weights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The rows that have a weight above zero, and their weights; nothing is copied if all have."""
+    kept = weights > 0
     return (rows, weights) if kept.all() else (rows[kept], weights[kept])
+
+
+def find_nonfinite(values: np.ndarray, *, allow_nan: bool = False) -> np.ndarray | None:
+    """The place of the first value that is infinite or, unless allowed, NaN; None if none is."""
+    if values.dtype.kind != "f":
+        return None
+    with np.errstate(over="ignore", invalid="ignore"):
+        if np.isfinite(values.sum()):
+            return None
+    wrong = np.argwhere(np.isinf(values) if allow_nan else ~np.isfinite(values))
+    return wrong[0] if len(wrong) else None
 
 
 def check_out(out: Any, shape: tuple[int, ...], rows: np.ndarray, *, largest: int | None = None) -> None:

@@ -414,11 +414,10 @@ default="kmeans"
         if self.missing == "em":
             raise ValueError("fit_chunks takes rows without missing entries; fit with missing='em' has them in memory.")
         with unchanged_on_error(self):
-            random = check_random_state(self.random_state).get_state(legacy=True)
             opened = ChunkRows(
                 *open_blocks(source, sample_weight),
                 capacity=lambda d: sample_rows(d, self.n_components, STRUCTURES[self.covariance_type]),
-                seed=[*random[1].tolist(), random[2]],  # which leaves a RandomState as it is for the starts
+                seed=self._seed_of_sample(),
                 bars=import_tqdm() if self.progress else None,
             )
             self._set_features(opened.n_features, opened.names)
@@ -433,6 +432,11 @@ default="kmeans"
         self.__dict__.pop("feature_names_in_", None)
         if names is not None:
             self.feature_names_in_ = np.asarray(names, dtype=object)
+
+    def _seed_of_sample(self) -> list[int]:
+        """Where the sample of rows that lie elsewhere has its randomness from: a RandomState stays as it is."""
+        _, words, position, *_ = check_random_state(self.random_state).get_state(legacy=True)
+        return [*words.tolist(), position]
 
     def _search_sample(self, source: Rows) -> Start:
         """What finds a start among the sample of rows that lie elsewhere."""
@@ -482,9 +486,7 @@ default="kmeans"
         if self.missing == "em":
             raise ValueError("missing='em' fits rows in memory; with X from Dask, drop or impute what is missing.")
         n_sampled = sample_rows(rows.shape[1], self.n_components, STRUCTURES[self.covariance_type])
-        random = check_random_state(self.random_state).get_state(legacy=True)
-        seed = [*random[1].tolist(), random[2]]  # which leaves a RandomState as it is for the starts
-        return DaskRows(parts, rows.dtype, rows.shape[1], n_sampled, seed)
+        return DaskRows(parts, rows.dtype, rows.shape[1], n_sampled, self._seed_of_sample())
 
     @_fit_context(prefer_skip_nested_validation=True)
     def partial_fit(self, X: Any, y: Any = None, sample_weight: Any = None) -> "GaussianMixture":

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from sklearn.utils.validation import _get_feature_names
 
+from fastgmm.data import find_nonfinite
 from fastgmm.sources import parquet
 from fastgmm.sources.array import block_rows
 from fastgmm.sources.rows import SourceError
@@ -204,12 +205,7 @@ def names_of(block: Block) -> list[str] | None:
 
 def check_finite(rows: np.ndarray, block: Block) -> None:
     """Refuse NaN and infinities, with the place of the first."""
-    if rows.dtype.kind != "f":
-        return
-    with np.errstate(over="ignore", invalid="ignore"):
-        if np.isfinite(rows.sum()):
-            return
-    wrong = np.argwhere(~np.isfinite(rows))
-    if wrong.size:
-        row, feature = wrong[0]
+    wrong = find_nonfinite(rows)
+    if wrong is not None:
+        row, feature = wrong
         raise block.error(f"has {rows[row, feature]} in row {block.first + row}, feature {feature}.")

@@ -6,6 +6,7 @@ from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 
+from fastgmm.data import HEAVY, keep_counted
 from fastgmm.kernels._jit import RANGE_ROWS
 from fastgmm.sources.array import ArrayRows, RangedRows, Readable, block_rows, is_tame
 from fastgmm.sources.blocks import Block, Blocks, as_rows, as_weights, check_finite, names_of
@@ -111,7 +112,7 @@ class ChunkRows(RangedRows):
         if self.n_rows == 0:
             raise SourceError("Sample weights must contain at least one non-zero number.")
         if not np.isfinite(self.total_weight):
-            raise SourceError("Sample weights are too large: their sum overflows. Divide them by their mean.")
+            raise SourceError(HEAVY)
 
     def _bar(self) -> Any:
         """A bar over the rows of a pass, as a context of a function that moves it on."""
@@ -190,9 +191,7 @@ class ChunkRows(RangedRows):
             if tape is None:
                 yield _Weighed(block, rows, None)
                 continue
-            weights = tape.take(len(rows), block)
-            kept = weights > 0
-            yield _Weighed(block, *((rows, weights) if kept.all() else (rows[kept], weights[kept])))
+            yield _Weighed(block, *keep_counted(rows, tape.take(len(rows), block)))
         if tape is not None:
             tape.finish(seen)
         if self._seen >= 0 and seen < self._seen:

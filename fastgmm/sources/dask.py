@@ -18,7 +18,7 @@ import numpy as np
 from dask.delayed import Delayed, delayed
 
 from fastgmm.covariance import Parameters
-from fastgmm.data import check_features
+from fastgmm.data import HEAVY, check_features, find_nonfinite, keep_counted
 from fastgmm.kernels._jit import threads
 from fastgmm.sources.array import ArrayRows
 from fastgmm.statistics import Statistics, add
@@ -178,7 +178,7 @@ class DaskRows:
         self.n_rows = sum(survey.n_rows for survey in self._surveys)
         self.total_weight = math.fsum(survey.total for survey in self._surveys)
         if not math.isfinite(self.total_weight):
-            raise ValueError("Sample weights are too large: their sum overflows. Divide them by their mean.")
+            raise ValueError(HEAVY)
         self._single = np.dtype(dtype) == np.float32
 
     @property
@@ -237,9 +237,7 @@ def _raise_first(surveys: Iterable[_Survey]) -> None:
         raise ValueError("X has no rows, or none of a weight above zero.")
 
 
-def _survey(
-    rows: np.ndarray, weights: np.ndarray | None, n_features: int, allow_missing: bool = False
-) -> _Survey:
+def _survey(rows: np.ndarray, weights: np.ndarray | None, n_features: int, allow_missing: bool = False) -> _Survey:
     """Look at a partition once, before passes that do not."""
     if rows.ndim != 2 or rows.shape[1] != n_features:
         return _Survey(f"X should have {n_features} columns throughout, but {{}} has shape {rows.shape}.")
@@ -261,25 +259,18 @@ def _survey(
 
 def find_fault(values: np.ndarray, name: str, allow_missing: bool = False) -> str:
     """Say where the first value is that is NaN or infinite, with room for the partition's name; empty if none is."""
-    if values.dtype.kind != "f":
+    wrong = find_nonfinite(values, allow_nan=allow_missing)
+    if wrong is None:
         return ""
-    with np.errstate(over="ignore", invalid="ignore"):
-        if np.isfinite(values.sum()):
-            return ""
-    wrong = np.argwhere(np.isinf(values) if allow_missing else ~np.isfinite(values))
-    if not len(wrong):
-        return ""
-    kind = "NaN" if np.isnan(values[tuple(wrong[0])]) else "infinity"
-    return f"Input {name} contains {kind}, in row {wrong[0][0]} of {{}}."
+    kind = "NaN" if np.isnan(values[tuple(wrong)]) else "infinity"
+    return f"Input {name} contains {kind}, in row {wrong[0]} of {{}}."
 
 
 def _count(rows: np.ndarray, weights: np.ndarray | None) -> tuple[np.ndarray, np.ndarray | None]:
     """The rows of weight above zero."""
     if weights is None:
         return rows, None
-    weights = np.require(weights, np.float64, ["A", "W"])  # the one type that kernels are compiled for
-    kept = weights > 0
-    return (rows, weights) if kept.all() else (rows[kept], weights[kept])
+    return keep_counted(rows, np.require(weights, np.float64, ["A", "W"]))  # the one type that kernels are compiled for
 
 
 def _take_all(rows: np.ndarray, weights: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
