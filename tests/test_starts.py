@@ -7,6 +7,7 @@ import threading
 import time
 import warnings
 from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 
 import numba
 import numpy as np
@@ -167,6 +168,19 @@ def test_an_interrupt_keeps_the_best_of_all_that_were_under_way(abreast, keyboar
     assert [start.outcome for start in found] == ["interrupted"] * 2 and all(start.iterations for start in found)
     assert gm.lower_bound_ == gm.lower_bounds_[-1] and gm.n_iter_ == found[gm.fit_report_.best].iterations
     assert found[gm.fit_report_.best].log_likelihood == pytest.approx(gm.score(X), rel=1e-13)
+
+
+def test_an_interrupt_while_threads_are_begun_leaves_none_at_work(abreast, monkeypatch):
+    submit, running = ThreadPoolExecutor.submit, threading.active_count()
+
+    def interrupted(*given):
+        submit(*given)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(ThreadPoolExecutor, "submit", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        fit(max_iter=200)
+    assert not abreast and threading.active_count() == running
 
 
 @pytest.mark.parametrize("sound", [0, 2])

@@ -5,7 +5,7 @@ import math
 import threading
 import time
 from collections.abc import Callable
-from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
+from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
 from dataclasses import replace
 
 import numba
@@ -98,9 +98,11 @@ def _follow_abreast(
     Starts are found in order, so randomness is what it is when they follow each other, and so are the runs' bits.
     """
     followed: dict[int, tuple[Run, float]] = {}
-    indices, turn, halt, interrupted = iter(range(count)), threading.Lock(), threading.Event(), False
+    indices, turn, interrupted = iter(range(count)), threading.Lock(), False
+    begin, halt = threading.Event(), threading.Event()
 
     def work(own: ArrayRows) -> None:
+        begin.wait()
         with threads(1):
             while True:
                 with turn:
@@ -113,13 +115,17 @@ def _follow_abreast(
 
     with ThreadPoolExecutor(workers) as pool:
         # In the caller's context NumPy's floating-point errors are what the caller wants them to be.
-        jobs = [pool.submit(contextvars.copy_context().run, work, source.beside()) for _ in range(workers)]
+        jobs: list[Future[None]] = []
         try:
+            for _ in range(workers):
+                jobs.append(pool.submit(contextvars.copy_context().run, work, source.beside()))
+            begin.set()  # not before: of a thread that an interrupt found starting, nobody would know
             wait(jobs, return_when=FIRST_EXCEPTION)
         except KeyboardInterrupt:
             interrupted = True
         finally:
             halt.set()
+            begin.set()
     for job in jobs:
         job.result()
     runs = [followed[index] for index in sorted(followed)]
