@@ -1,7 +1,8 @@
 """Gaussian mixtures for large data sets, and the Metropolis-Hastings draws they fit, in compiled loops."""
 
 from fastgmm.covariance import Prior
-from fastgmm.estimator import DegenerateComponentWarning, DegenerateFitError, GaussianMixture, RegularisationWarning
+from fastgmm.em.errors import DegenerateComponentWarning, DegenerateFitError, RegularisationWarning
+from fastgmm.estimator import GaussianMixture
 from fastgmm.mcmc.sample import sample
 from fastgmm.mixture import Mixture
 from fastgmm.selection import GaussianMixtureIC

@@ -26,29 +26,38 @@ def check_features(estimator: Any, like: Any, *, fitting: bool) -> None:
 
 
 def check_rows(
-    estimator: Any, X: Any, *, fitting: bool, allow_missing: bool = False, least: int | None = None
+    estimator: Any, X: Any, *, fitting: bool, least: int | None = None
 ) -> tuple[np.ndarray, bool]:
     """Rows of an array or frame as an ndarray (n, d) of its own type and strides, real, and whether an entry is NaN.
 
     Raises
     ------
     ValueError
-        If X is not two-dimensional, has infinities, complex values, NaN that is not allowed, too few rows, or another
-        number of features than in `fit`.
+        If X is not two-dimensional, has infinities, complex values, NaN that the estimator's `missing` does not allow,
+        too few rows, or another number of features than in `fit`.
     """
+    allow_missing = estimator.missing == "em"
+    try:
+        rows = _check_rows(estimator, X, fitting, not allow_missing, (2 if fitting else 1) if least is None else least)
+    except ValueError as error:
+        if "contains NaN" in str(error):  # the message itself is scikit-learn's
+            error.add_note('With missing="em" such entries are integrated out.')
+        raise
+    return rows, allow_missing and _has_missing(rows)
+
+
+def _check_rows(estimator: Any, X: Any, fitting: bool, finite: bool, least: int) -> np.ndarray:
     # "numeric" leaves integers and float32 as they are: kernels cast while they read.
-    least = (2 if fitting else 1) if least is None else least
-    rows = np.asarray(
+    return np.asarray(
         validate_data(
             estimator,
             X,
             reset=fitting,
             dtype="numeric",
             ensure_min_samples=least,
-            ensure_all_finite=not allow_missing,  # where NaN may be, one look says both
+            ensure_all_finite=finite,  # where NaN may be, one look says both
         )
     )
-    return rows, allow_missing and _has_missing(rows)
 
 
 def _has_missing(rows: np.ndarray) -> bool:

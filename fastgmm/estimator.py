@@ -1,96 +1,43 @@
 """GaussianMixture: scikit-learn's estimator over our engine. Validation, a call, attributes; no arithmetic."""
 
-import contextlib
-import copy
-import math
 import time
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from numbers import Integral, Real
-from types import ModuleType
 from typing import Any
 
 import numpy as np
 from sklearn.base import BaseEstimator, DensityMixin, _fit_context
-from sklearn.exceptions import ConvergenceWarning
-from sklearn.utils import check_array, check_random_state
-from sklearn.utils._param_validation import (
-    HasMethods,
-    Interval,
-    InvalidParameterError,
-    StrOptions,
-    validate_parameter_constraints,
-)
+from sklearn.utils._param_validation import HasMethods, Interval, StrOptions
 from sklearn.utils.validation import check_is_fitted
 
 from fastgmm import criteria
-from fastgmm.covariance import STRUCTURES, Hyperparameters, Parameters, Prior, Update
-from fastgmm.covariance.update import suits_single
-from fastgmm.data import check_out, check_random, check_rows, check_weights, computes_in_float64, is_dask
+from fastgmm.covariance import STRUCTURES, Parameters, Prior, count_parameters
+from fastgmm.data import check_random, check_rows, check_weights, computes_in_float64, is_dask
 from fastgmm.em import engine, online
 from fastgmm.em.accelerate import PACES
-from fastgmm.em.given import start_from_given
-from fastgmm.em.initialise import (
-    STARTS,
-    Start,
-    describe_rows,
-    regularise,
-    sample_rows,
-    start_from_responsibilities,
+from fastgmm.em.errors import step_failed, unchanged_on_error
+from fastgmm.em.fit import (
+    Last,
+    check_enough,
+    check_observed,
+    find_cautions,
+    fit,
+    open_partitions,
+    regularise_as,
+    search_rows,
+    search_sample,
+    seed_of_sample,
 )
-from fastgmm.em.report import FitReport, StartReport, describe_degenerate, feature_variances, name_first
-from fastgmm.em.starts import follow_starts
-from fastgmm.em.watch import Watch, import_tqdm
+from fastgmm.em.given import Inits, check_inits, override
+from fastgmm.em.initialise import STARTS, Start, sample_rows, start_from_responsibilities
+from fastgmm.em.report import FitReport, StartReport
+from fastgmm.em.watch import import_tqdm
+from fastgmm.exchange import fitted_arrays, fitted_parameters, to_sklearn
 from fastgmm.kernels._jit import threads
 from fastgmm.mixture import Mixture
-from fastgmm.mixture.evaluation import keep_largest
-from fastgmm.sources import ArrayRows, ChunkRows, IncompleteRows, Rows, SourceError, open_blocks, open_rows
-
-_ILL_DEFINED = (
-    "Fitting the mixture model failed because some components have ill-defined empirical covariance (for instance "
-    "caused by singleton or collapsed samples). Try to decrease the number of components, increase reg_covar, or "
-    "scale the input data."
-)
-_NOT_CONVERGED = (
-    "Best performing initialization did not converge. Try different init parameters, or increase max_iter, tol, or "
-    "check for degenerate data."
-)
-_INTERRUPTED = (
-    "Interrupted in initialization {}: the best parameters so far are kept. They may be far from an optimum; "
-    "warm_start=True lets a further fit go on from them."
-)
-_EPS = float(np.finfo(np.float64).eps)
-_LARGEST_REGULARISATION = 0.1  # of a feature's variance, before we warn
-_COMMON_TOLERANCE = 1e-5  # relative, of what a start's components have in common
-_EVALUATED_ROWS = 1 << 18  # rows of a block where only a summary or a cast of each is kept
-
-# What scikit-learn's fitted estimator has.
-_FITTED = (
-    *("weights_", "means_", "covariances_", "precisions_", "precisions_cholesky_"),
-    *("converged_", "n_iter_", "lower_bound_", "lower_bounds_", "n_features_in_", "feature_names_in_"),
-)
-
-
-class DegenerateFitError(ValueError):
-    """No start of a fit reached its end.
-
-    Attributes
-    ----------
-    mixture : Mixture or None
-        The last sound mixture of the start that came furthest.
-    """
-
-    def __init__(self, message: str, mixture: Mixture | None = None) -> None:
-        super().__init__(message)
-        self.mixture = mixture
-
-
-class DegenerateComponentWarning(UserWarning):
-    """A fitted component rests on too few rows, or on `reg_covar` alone."""
-
-
-class RegularisationWarning(UserWarning):
-    """`reg_covar` rivals the variance of the data, so that it shapes the fit."""
+from fastgmm.prediction import Predictor, predict_rows, total
+from fastgmm.sources import ArrayRows, ChunkRows, Rows, open_blocks, open_rows
 
 
 class GaussianMixture(DensityMixin, BaseEstimator):
@@ -229,6 +176,11 @@ default="kmeans"
     True
     """
 
+    weights_: np.ndarray
+    means_: np.ndarray
+    covariances_: np.ndarray
+    precisions_: np.ndarray
+    precisions_cholesky_: np.ndarray
     n_seen_: float
     prior_: Prior | None
     _stream: online.Stream | None
@@ -417,11 +369,11 @@ default="kmeans"
             opened = ChunkRows(
                 *open_blocks(source, sample_weight),
                 capacity=lambda d: sample_rows(d, self.n_components, STRUCTURES[self.covariance_type]),
-                seed=self._seed_of_sample(),
+                seed=seed_of_sample(self.random_state),
                 bars=import_tqdm() if self.progress else None,
             )
             self._set_features(opened.n_features, opened.names)
-            cautions = self._fit_source(opened, self._search_sample(opened), opened.dtype, warm=self._goes_on)
+            cautions = self._fit_source(opened, search_sample(self, opened), opened.dtype, warm=self._goes_on)
         for message, category in cautions:
             warnings.warn(message, category, stacklevel=3)
         return self
@@ -433,29 +385,11 @@ default="kmeans"
         if names is not None:
             self.feature_names_in_ = np.asarray(names, dtype=object)
 
-    def _seed_of_sample(self) -> list[int]:
-        """Where the sample of rows that lie elsewhere has its randomness from: a RandomState stays as it is."""
-        _, words, position, *_ = check_random_state(self.random_state).get_state(legacy=True)
-        return [*words.tolist(), position]
-
-    def _search_sample(self, source: Rows) -> Start:
-        """What finds a start among the sample of rows that lie elsewhere."""
-        init = self.init_params
-        if isinstance(init, str):
-            return STARTS[init]
-        if not callable(init):
-            raise ValueError(
-                "init_params as an array belongs to rows in memory; give means_init, the name of a start, or a "
-                "function, which is called with a sample of the rows."
-            )
-        sample = source.sample
-        return self._search(sample.take(np.arange(sample.n_rows)), None)
-
     @_fit_context(prefer_skip_nested_validation=True)
     def fit_predict(self, X: Any, y: Any = None, sample_weight: Any = None) -> Any:
         """Fit, and return the most probable component of each row, shape (n,); the same as fit(X).predict(X)."""
         rows, missing = self._fit(X, sample_weight)
-        return self.predict(X) if is_dask(X) else self._evaluate(rows, missing, "labels")[0]
+        return self.predict(X) if is_dask(X) else Predictor.of(self).evaluate(rows, missing, "labels")[0]
 
     def _fit(self, X: Any, sample_weight: Any) -> tuple[Any, bool]:
         """Fit all starts and set the attributes; on any error the estimator is left as it was."""
@@ -466,27 +400,18 @@ default="kmeans"
                 from fastgmm.sources.dask import open_collection
 
                 rows, parts = open_collection(self, X, sample_weight, fitting=True)
-                source = self._open_partitions(rows, parts)
-                search = self._search_sample(source)
+                source = open_partitions(self, rows, parts)
+                search = search_sample(self, source)
             else:
-                rows, missing = self._check_rows(X, fitting=True)
+                rows, missing = check_rows(self, X, fitting=True)
                 source = open_rows(*check_weights(sample_weight, rows), missing=missing)
-                self._check_observed(source)
-                search = self._search(rows, sample_weight)
+                check_observed(source, self._names)
+                search = search_rows(self, rows, sample_weight)
             dtype = np.float64 if computes_in_float64(rows) else np.float32
             cautions = self._fit_source(source, search, dtype, warm=self._goes_on)
         for message, category in cautions:
             warnings.warn(message, category, stacklevel=4)
         return rows, missing
-
-    def _open_partitions(self, rows: Any, parts: Any) -> Rows:
-        """The source of checked rows in Dask's partitions."""
-        from fastgmm.sources.dask import DaskRows
-
-        if self.missing == "em":
-            raise ValueError("missing='em' fits rows in memory; with X from Dask, drop or impute what is missing.")
-        n_sampled = sample_rows(rows.shape[1], self.n_components, STRUCTURES[self.covariance_type])
-        return DaskRows(parts, rows.dtype, rows.shape[1], n_sampled, self._seed_of_sample())
 
     @_fit_context(prefer_skip_nested_validation=True)
     def partial_fit(self, X: Any, y: Any = None, sample_weight: Any = None) -> "GaussianMixture":
@@ -545,65 +470,37 @@ default="kmeans"
         """
         with unchanged_on_error(self):
             first = not hasattr(self, "converged_")
-            rows, missing = check_rows(self, X, fitting=first, allow_missing=self.missing == "em", least=1)
+            rows, missing = check_rows(self, X, fitting=first, least=1)
             source = open_rows(*check_weights(sample_weight, rows), missing=missing)
-            if first:
-                self._check_first(source)
+            began = time.perf_counter()
             with threads(self.n_jobs):
-                began = time.perf_counter()
-                stream = self._begin_stream(source, self._search(rows, sample_weight)) if first else self._go_on(source)
+                stream = self._begin(source, search_rows(self, rows, sample_weight)) if first else self._go_on(source)
                 options = STRUCTURES[self.covariance_type], self.learning_decay, self.learning_offset
                 taken = online.step(stream, source, *options)
             if taken.fault:
-                mixture = Mixture.from_parameters(stream.parameters, self.covariance_type)
-                raise DegenerateFitError(f"{_ILL_DEFINED} What failed: {taken.fault}.", mixture)
+                raise step_failed(taken.fault, Mixture.from_parameters(stream.parameters, self.covariance_type))
             self._set_learned(taken, source, rows.dtype, time.perf_counter() - began)
         return self
 
-    def _check_first(self, source: ArrayRows) -> None:
-        """Refuse to begin where there is no start."""
-        if source.n_rows < self.n_components:
-            raise ValueError(
-                f"The first call of partial_fit needs at least {self.n_components} rows"
-                f"{' of weight above 0' * source.weighted}, one for each component, but got {source.n_rows}; later "
-                "calls may bring fewer."
-            )
-        self._check_observed(source)
-        self._check_inits(source.n_features)
-
-    def _begin_stream(self, source: ArrayRows, search: Start) -> online.Stream:
-        """A stream that has seen no rows, from a start found among those of the source."""
-        self.prior_, prior = self._regularise(source)
-        found = self._start(source, prior, search, check_random_state(self.random_state))
-        if found.failed >= 0:
-            where = STRUCTURES[self.covariance_type].describe(found.failed)
-            failed = engine.Run(found.parameters, failure=f"initialisation: {where} is not positive-definite")
-            raise self._all_failed([failed])
+    def _begin(self, source: Rows, search: Start) -> online.Stream:
+        """A stream that has seen no rows."""
+        check_observed(source, self._names)
+        check_inits(Inits.of(self), self.covariance_type, self.n_components, source.n_features)
+        stream, self.prior_ = online.begin_first(self, source, search)
         self.n_seen_, self.n_iter_ = 0, 0
-        return online.begin(found.parameters, prior, STRUCTURES[self.covariance_type], 0.0)
+        return stream
 
-    def _go_on(self, source: ArrayRows) -> online.Stream:
+    def _go_on(self, source: Rows) -> online.Stream:
         """The stream as it was left, or one that has the fitted arrays, if they are of a fit or were edited."""
-        stream, arrays, structure = self._stream, self._parameters(), STRUCTURES[self.covariance_type]
-        k, d = arrays.means.shape
-        if k != self.n_components or arrays.covariances.shape != structure.covariances_shape(k, d):
-            raise ValueError(
-                f"partial_fit goes on from {k} components with covariances of shape {arrays.covariances.shape}, which "
-                f"n_components={self.n_components} and covariance_type={self.covariance_type!r} are not; keep both, "
-                "or begin anew with fit or a clone."
-            )
-        if stream is not None:
-            both = zip(arrays, stream.parameters, strict=True)
-            if all(np.array_equal(mine, theirs.astype(self.means_.dtype)) for mine, theirs in both):
-                return stream
-        given = Prior() if isinstance(self.prior, str) else self.prior
-        prior = None if given is None else self.prior_ or given
-        joined = regularise(source, self.n_components, structure, prior, self.reg_covar)[1]
+        stream, fitted = self._stream, self._parameters()
+        online.check_shapes(self, fitted)
+        if stream is not None and online.is_at(stream, fitted, self.means_.dtype):
+            return stream
         if stream is None:
             self.n_iter_ = 0
-        return online.begin(arrays, joined, structure, float(self.n_seen_))
+        return online.begin_again(self, source, fitted, self.prior_, float(self.n_seen_))
 
-    def _set_learned(self, taken: online.Step, source: ArrayRows, dtype: Any, seconds: float) -> None:
+    def _set_learned(self, taken: online.Step, source: Rows, dtype: Any, seconds: float) -> None:
         """Set the attributes after a step of partial_fit."""
         seen: float = self.n_seen_ + (source.total_weight if source.weighted else source.n_rows)
         fitted, single = hasattr(self, "means_"), dtype == np.float32
@@ -628,217 +525,24 @@ default="kmeans"
 
         Starts are sought by `search` among the source's sample, or with `warm` the last fit goes on.
         """
-        self._check_against_data(source, warm)
+        last = Last(self._parameters(), self.lower_bound_) if warm else None
+        check_enough(self, source, last)
+        check_inits(Inits.of(self), self.covariance_type, self.n_components, source.n_features)
         with threads(self.n_jobs):
-            prior, joined = self._regularise(source)
-            best, report = self._follow_starts(source, joined, search, warm)
-        self._set_fitted(best, dtype)
-        self.prior_, self.fit_report_, self._stream = prior, report, None
+            fitted = fit(self, source, search, last)
+        self._set_fitted(fitted.best, dtype)
+        self.prior_, self.fit_report_, self._stream = fitted.prior, fitted.report, None
         self.n_seen_ = source.total_weight if source.weighted else source.n_rows
-        if report.interrupted is not None:
-            return [(_INTERRUPTED.format(report.interrupted), ConvergenceWarning)]
-        cautions: list[tuple[str, type[Warning]]] = []
-        if self.max_iter > 0:
-            if best.outcome == "max_iter":
-                cautions.append((_NOT_CONVERGED, ConvergenceWarning))
-            degenerate = describe_degenerate(best, self.covariance_type, source.effective_rows, joined)
-            cautions.append((degenerate, DegenerateComponentWarning))
-            if self.prior is None and self.reg_covar != "auto":
-                cautions.append((self._describe_regularisation(source, best.parameters), RegularisationWarning))
-        return [caution for caution in cautions if caution[0]]
+        return find_cautions(self, source, fitted, self._names)
 
-    def _check_rows(self, X: Any, *, fitting: bool = False) -> tuple[np.ndarray, bool]:
-        """Checked rows, and whether entries are missing."""
-        try:
-            return check_rows(self, X, fitting=fitting, allow_missing=self.missing == "em")
-        except ValueError as error:
-            if "contains NaN" in str(error):  # the message itself is scikit-learn's
-                error.add_note('With missing="em" such entries are integrated out.')
-            raise
-
-    def _check_observed(self, source: Rows) -> None:
-        """Refuse features of which nothing is observed."""
-        if not isinstance(source, IncompleteRows):
-            return
-        empty = np.flatnonzero(np.isnan(source.column_means))
-        if empty.size:
-            names = getattr(self, "feature_names_in_", np.arange(source.n_features))[empty]
-            raise ValueError(
-                f"X has no observed value of feature{'s' if len(names) > 1 else ''} {name_first(names)}; leave "
-                f"{'them' if len(names) > 1 else 'it'} out."
-            )
-
-    def _check_against_data(self, source: Rows, warm: bool) -> None:
-        n, d = source.n_rows, source.n_features
-        if n < self.n_components:
-            raise ValueError(
-                f"Expected n_samples >= n_components but got n_components = {self.n_components}, n_samples = {n}"
-                f"{' of weight above 0' * source.weighted}"
-            )
-        if warm and self.means_.shape != (self.n_components, d):
-            k, features = self.means_.shape
-            raise ValueError(
-                f"With warm_start=True the fit goes on from {k} components in {features} features, but now there are "
-                f"{self.n_components} components and X has {d} features; keep both, or set warm_start=False."
-            )
-        self._check_inits(d)
-
-    def _regularise(self, source: Rows) -> tuple[Prior | None, Hyperparameters]:
-        prior = Prior() if isinstance(self.prior, str) else self.prior
-        return regularise(source, self.n_components, STRUCTURES[self.covariance_type], prior, self.reg_covar)
-
-    def _search(self, rows: np.ndarray, sample_weight: Any) -> Start:
-        """What finds a start; called as those of STARTS are."""
-        init = self.init_params
-        if isinstance(init, str):
-            return STARTS[init]
-        kept = np.ones(len(rows), bool) if sample_weight is None else np.broadcast_to(sample_weight, len(rows)) > 0
-
-        def find(
-            source: ArrayRows, k: int, structure: ModuleType, prior: Hyperparameters, random: np.random.RandomState
-        ) -> Update:
-            values = init(rows, k, random) if callable(init) else init
-            return start_from_given(values, kept, source, k, structure, prior, returned=callable(init))
-
-        return find
-
-    def _follow_starts(
-        self, source: Rows, prior: Hyperparameters, search: Start, warm: bool
-    ) -> tuple[engine.Run, FitReport]:
-        """Follow every start; the best run and a report on all, or an error if none reached its end."""
-        random = check_random_state(self.random_state)
-        named = isinstance(self.init_params, str)
-
-        def find() -> Update:
-            return Update(self._parameters(), -1, False) if warm else self._start(source, prior, search, random)
-
-        def follow(rows: Rows, start: Update, on_step: engine.OnStep | None) -> engine.Run:
-            return self._follow(rows, prior, start, self.lower_bound_ if warm else -math.inf, on_step)
-
-        with Watch(
-            self.verbose, self.verbose_interval, self.progress, self.callback, self.covariance_type, self.max_iter
-        ) as watch:
-            count = self.n_init if (named or callable(self.init_params)) and not warm else 1
-            size = count_parameters(self.covariance_type, self.n_components, source.n_features)
-            followed = follow_starts(find, follow, source, count, watch, n_parameters=size, in_turn=not named)
-        runs = [run for run, _ in followed]
-        sound = [index for index, run in enumerate(runs) if run.outcome != "failed"]
-        if not sound:
-            raise self._all_failed(runs)
-        # As scikit-learn chooses; of starts that took no step, the likelier.
-        best = max(sound, key=lambda index: (runs[index].lower_bound, runs[index].log_likelihood))
-        reports = tuple(StartReport.of(run, seconds) for run, seconds in followed)
-        rows = source.effective_rows, source.total_weight
-        return runs[best], FitReport(reports, best, runs[best].parameters, self.covariance_type, *rows, prior.ridge)
-
-    def _follow(
-        self,
-        source: Rows,
-        prior: Hyperparameters,
-        start: Update,
-        before: float,
-        on_step: engine.OnStep | None,
-    ) -> engine.Run:
-        """Follow EM from a start, `before` which the log-likelihood was that."""
-        structure = STRUCTURES[self.covariance_type]
-        if start.failed >= 0:
-            where = structure.describe(start.failed)
-            failure = f"initialisation: {where} is not positive-definite"
-            return engine.Run(start.parameters, outcome="failed", failure=failure)
-        try:
-            return engine.run(
-                source,
-                start.parameters,
-                structure,
-                tol=self.tol,
-                prior=prior,
-                max_iter=self.max_iter,
-                before=before,
-                acceleration=self.acceleration,
-                on_step=on_step,
-            )
-        except SourceError as error:
-            error.mixture = Mixture.from_parameters(error.reached, self.covariance_type)
-            raise
-
-    def _start(self, source: Rows, prior: Hyperparameters, search: Start, random: np.random.RandomState) -> Update:
-        """Initial parameters: what the user gave, and the rest from `init_params`."""
-        structure = STRUCTURES[self.covariance_type]
-        given = (self.weights_init, self.means_init, self.precisions_init)
-        if any(part is None for part in given):
-            return self._override(search(source.sample, self.n_components, structure, prior, random))
-        placeholder = np.empty(0)
-        return self._override(Update(Parameters(placeholder, placeholder, placeholder, placeholder), -1, False))
-
-    def _override(self, found: Update) -> Update:
-        """Replace what was found by what the user gave."""
-        structure = STRUCTURES[self.covariance_type]
-        weights, means, covariances, factors = found.parameters
-        failed = found.failed
-        if self.weights_init is not None:
-            weights = np.array(self.weights_init, dtype=np.float64)
-        if self.means_init is not None:
-            means = np.array(self.means_init, dtype=np.float64)
-        if self.precisions_init is not None:
-            factors = structure.factors_from_precisions(np.asarray(self.precisions_init, dtype=np.float64))
-            covariances = structure.covariances_from_factors(factors)
-            failed = -1
-        return Update(Parameters(weights, means, covariances, factors), failed, False)
-
-    def _check_inits(self, n_features: int) -> None:
-        k, structure = self.n_components, STRUCTURES[self.covariance_type]
-        if self.weights_init is not None:
-            _check_weights(self.weights_init, k)
-        if self.means_init is not None:
-            _check_init(self.means_init, (k, n_features), "means")
-        if self.precisions_init is not None:
-            name = f"{self.covariance_type} precision"
-            precisions = _check_init(self.precisions_init, structure.covariances_shape(k, n_features), name)
-            _check_precisions(precisions, name, matrices=structure.MATRICES)
-            _check_common(precisions, name, structure)
-
-    def _all_failed(self, failures: list[engine.Run]) -> DegenerateFitError:
-        furthest = max(failures, key=lambda run: run.n_iter)
-        reasons = "; ".join(f"start {index} at {run.failure}" for index, run in enumerate(failures[:5]))
-        more = f"; and {len(failures) - 5} more" if len(failures) > 5 else ""
-        mixture = (
-            Mixture.from_parameters(furthest.parameters, self.covariance_type)
-            if all(np.isfinite(part).all() for part in furthest.parameters)
-            else None
-        )
-        return DegenerateFitError(f"{_ILL_DEFINED} What failed: {reasons}{more}.", mixture)
-
-    def _describe_regularisation(self, source: Rows, parameters: Parameters) -> str:
-        """Name the features whose variance `reg_covar` rivals; empty if there are none."""
-        reg_covar = float(self.reg_covar)
-        variances = _data_variances(parameters, STRUCTURES[self.covariance_type], reg_covar)
-        if not variances.all():  # constant, or lost in the rounding of reg_covar
-            mean, variances = describe_rows(source, STRUCTURES["diag"])
-            variances = np.where(variances > (16 * _EPS * mean) ** 2, variances, 0.0)
-        rivalled = np.flatnonzero((variances > 0) & (reg_covar > _LARGEST_REGULARISATION * variances))
-        if len(rivalled) == 0:
-            return ""
-        names = getattr(self, "feature_names_in_", np.arange(self.n_features_in_))[rivalled]
-        return (
-            f"reg_covar={reg_covar:g} is more than a tenth of the variance of feature"
-            f"{'s' if len(names) > 1 else ''} {name_first(names)} (the least is "
-            f"{variances[rivalled].min():.3g}) and so shapes the fit. Scale the data, for instance with "
-            "sklearn.preprocessing.StandardScaler, or lower reg_covar, or let it be relative: reg_covar='auto'."
-        )
+    @property
+    def _names(self) -> np.ndarray | None:
+        """The features' names, where X had them."""
+        return getattr(self, "feature_names_in_", None)
 
     def _set_fitted(self, best: engine.Run, dtype: Any) -> None:
-        structure = STRUCTURES[self.covariance_type]
-        weights, means, covariances, factors = (np.asarray(part) for part in best.parameters)
-        precisions = structure.precisions(factors)
-        if dtype == np.float32:
-            inverses = feature_variances(best.parameters._replace(covariances=precisions), structure)
-            if not suits_single(means, feature_variances(best.parameters, structure), inverses):
-                dtype = np.float64
-        self.weights_ = weights.astype(dtype)
-        self.means_ = means.astype(dtype)
-        self.covariances_ = covariances.astype(dtype)
-        self.precisions_cholesky_ = structure.transpose_factors(factors).astype(dtype)
-        self.precisions_ = precisions.astype(dtype)
+        for name, values in fitted_arrays(best.parameters, self.covariance_type, dtype).items():
+            setattr(self, name, values)
         self.converged_ = best.outcome == "converged"
         self.n_iter_ = best.n_iter
         self.lower_bound_ = best.lower_bound
@@ -846,67 +550,13 @@ default="kmeans"
 
     def _parameters(self) -> Parameters:
         """The fitted arrays as the engine's parameters; they are the only state, so an edited one counts."""
-        factors = STRUCTURES[self.covariance_type].transpose_factors(np.asarray(self.precisions_cholesky_))
-        parts = (self.weights_, self.means_, self.covariances_, factors)
-        return Parameters(*(np.ascontiguousarray(part, dtype=np.float64) for part in parts))
+        arrays = self.weights_, self.means_, self.covariances_, self.precisions_cholesky_
+        return fitted_parameters(*arrays, self.covariance_type)
 
     @property
     def mixture_(self) -> Mixture:
         """The fitted distribution, from weights_, means_ and covariances_."""
         return Mixture.from_estimator(self)
-
-    def _evaluate(self, rows: np.ndarray, missing: bool, *what: str) -> list[np.ndarray]:
-        """One pass over rows that writes each of what is asked: "log_likelihoods", "responsibilities" or "labels"."""
-        mixture = Mixture.from_parameters(self._parameters(), self.covariance_type)
-        single = "labels" not in what and rows.dtype == np.float32 and self.means_.dtype == np.float32
-        wanted = dict.fromkeys(what, True) | {"missing": missing}
-        with threads(self.n_jobs):
-            if not single:
-                out = mixture.evaluate(rows, **wanted)
-                return [getattr(out, each) for each in what]
-            blocks = (rows[i : i + _EVALUATED_ROWS] for i in range(0, max(1, len(rows)), _EVALUATED_ROWS))
-            outs = (mixture.evaluate(block, **wanted, single=True) for block in blocks)
-            parts = [[getattr(out, each).astype(np.float32) for each in what] for out in outs]
-            return [np.concatenate(each) for each in zip(*parts, strict=True)]
-
-    def _write(self, X: Any, what: str, shape: tuple[int, ...], out: np.ndarray | None) -> Any:
-        """What `_evaluate` finds of checked rows, each of this shape, into `out` if it is given."""
-        check_is_fitted(self)
-        if is_dask(X):
-            return self._write_lazily(X, what, out)
-        rows, missing = self._check_rows(X)
-        if out is None:
-            return self._evaluate(rows, missing, what)[0]
-        check_out(out, (len(rows), *shape), rows, largest=len(self.means_) - 1 if what == "labels" else None)
-        size = max(1, _EVALUATED_ROWS // math.prod(shape))
-        for start in range(0, len(rows), size):
-            block = slice(start, start + size)
-            out[block] = self._evaluate(rows[block], missing, what)[0]
-        return out
-
-    def _write_lazily(self, X: Any, what: str, out: Any) -> Any:
-        """The same of rows in Dask's partitions, as an array of Dask's."""
-        if out is not None:
-            raise ValueError("out is for rows in memory; of what is predicted for Dask's, dask.array.store fills it.")
-        from fastgmm.sources.dask import map_rows, open_collection
-
-        rows, _ = open_collection(self, X)
-        missing, bare = self.missing == "em", self._bare()
-        single = rows.dtype == np.float32 and self.means_.dtype == np.float32
-        return map_rows(
-            rows,
-            lambda block: bare._evaluate(block, missing, what)[0],
-            width=len(self.means_) if what == "responsibilities" else None,
-            dtype=np.int64 if what == "labels" else np.float32 if single else np.float64,
-            allow_missing=missing,
-        )
-
-    def _bare(self) -> "GaussianMixture":
-        """What predictions need of this estimator, to be sent to workers and run there on one thread."""
-        bare = GaussianMixture(self.n_components, covariance_type=self.covariance_type, n_jobs=1)
-        for name in ("weights_", "means_", "covariances_", "precisions_cholesky_"):
-            setattr(bare, name, getattr(self, name))
-        return bare
 
     def predict(self, X: Any, *, out: np.ndarray | None = None) -> Any:
         """Most probable component of each row.
@@ -928,7 +578,7 @@ default="kmeans"
         ValueError
             If X is invalid, or `out` has another shape or type, cannot be written, or shares memory with X.
         """
-        return self._write(X, "labels", (), out)
+        return predict_rows(self, X, "labels", out)
 
     def predict_proba(self, X: Any, *, top: int | None = None, out: np.ndarray | None = None) -> Any:
         """Probability of each component given each row.
@@ -956,75 +606,35 @@ default="kmeans"
         ValueError
             If X or `out` is invalid, or `top` is not a whole number of at least 1.
         """
-        check_is_fitted(self)
+        predictor = Predictor.of(self)
         if top is None:
-            return self._write(X, "responsibilities", (len(self.means_),), out)
+            return predict_rows(self, X, "responsibilities", out)
         if is_dask(X):
             raise ValueError("top is for rows in memory: Dask's arrays are not sparse.")
         if out is not None:
             raise ValueError("With top the probabilities are sparse, and out has no place for them.")
-        rows, missing = self._check_rows(X)
+        rows, missing = check_rows(self, X, fitting=False)
         if not isinstance(top, Integral) or top < 1:
             raise ValueError(f"top must be a whole number of at least 1, but got {top!r}.")
-        k = len(self.means_)
-        return keep_largest(
-            lambda block: self._evaluate(rows[block], missing, "responsibilities")[0], len(rows), k, min(int(top), k)
-        )
+        return predictor.keep_largest(rows, missing, int(top))
 
     def score_samples(self, X: Any, *, out: np.ndarray | None = None) -> Any:
         """Log-likelihood of each row, shape (n,), in nats; into `out`, of floats, or lazy, as `predict` does."""
-        return self._write(X, "log_likelihoods", (), out)
+        return predict_rows(self, X, "log_likelihoods", out)
 
     def score(self, X: Any, y: Any = None, sample_weight: Any = None) -> float:
         """Mean log-likelihood per row, in nats; with weights (n,) the weighted mean."""
-        (log_likelihood,), total_weight = self._total(X, sample_weight, "log_likelihoods")
+        (log_likelihood,), total_weight = total(self, X, sample_weight, "log_likelihoods")
         return log_likelihood / total_weight
-
-    def _total(self, X: Any, sample_weight: Any, *what: str) -> tuple[list[float], float]:
-        """The sums that `_sums` takes, and that of the weights."""
-        check_is_fitted(self)
-        if is_dask(X):
-            from fastgmm.sources.dask import open_collection
-
-            return self._total_of_partitions(open_collection(self, X, sample_weight)[1], *what)
-        rows, missing = self._check_rows(X)
-        rows, weights = check_weights(sample_weight, rows)
-        total_weight = float(len(rows) if weights is None else weights.sum())
-        return self._sums(rows, weights, missing, *what), total_weight
-
-    def _total_of_partitions(self, parts: Any, *what: str) -> tuple[list[float], float]:
-        """The same of rows in Dask's partitions, each summed where it is."""
-        from fastgmm.sources.dask import total
-
-        missing, bare = self.missing == "em", self._bare()
-        return total(
-            parts,
-            lambda rows, weights: bare._sums(rows, weights, missing, *what),
-            self.means_.shape[1],
-            allow_missing=missing,
-        )
-
-    def _sums(self, rows: np.ndarray, weights: np.ndarray | None, missing: bool, *what: str) -> list[float]:
-        """Sums over rows, a block at a time: log-likelihoods; the logarithms of each row's largest responsibility."""
-        size = max(1, _EVALUATED_ROWS // (len(self.weights_) if "responsibilities" in what else 1))
-        parts = []
-        for start in range(0, len(rows), size):
-            block = slice(start, start + size)
-            found = self._evaluate(rows[block], missing, *what)
-            values = [each if each.ndim == 1 else np.log(each.max(axis=1)) for each in found]
-            parts.append([
-                len(each) * float(each.mean()) if weights is None else float(weights[block] @ each) for each in values
-            ])  # fmt: skip
-        return [math.fsum(each) for each in zip(*parts, strict=True)]
 
     def bic(self, X: Any, sample_weight: Any = None) -> float:
         """Bayesian information criterion on X; the lower the better. With weights (n,), n is their sum."""
-        (log_likelihood,), total_weight = self._total(X, sample_weight, "log_likelihoods")
+        (log_likelihood,), total_weight = total(self, X, sample_weight, "log_likelihoods")
         return criteria.bic(log_likelihood, self.n_parameters_, total_weight)
 
     def aic(self, X: Any, sample_weight: Any = None) -> float:
         """Akaike information criterion on X, of weights (n,) if given; the lower the better."""
-        (log_likelihood,), _ = self._total(X, sample_weight, "log_likelihoods")
+        (log_likelihood,), _ = total(self, X, sample_weight, "log_likelihoods")
         return criteria.aic(log_likelihood, self.n_parameters_)
 
     def icl(self, X: Any, sample_weight: Any = None) -> float:
@@ -1033,7 +643,7 @@ default="kmeans"
         BIC of the rows with their most probable components (Biernacki, Celeux and Govaert 2000); with weights (n,), n
         is their sum.
         """
-        (likelihood, certainty), total_weight = self._total(X, sample_weight, "log_likelihoods", "responsibilities")
+        (likelihood, certainty), total_weight = total(self, X, sample_weight, "log_likelihoods", "responsibilities")
         return criteria.icl(likelihood, certainty, self.n_parameters_, total_weight)
 
     def sample(self, n_samples: int = 1, random_state: Any = None) -> tuple[np.ndarray, np.ndarray]:
@@ -1123,19 +733,8 @@ default="kmeans"
         >>> type(gm.to_sklearn()).__module__, gm.to_sklearn().predict([[1.0], [8.0]])
         ('sklearn.mixture._gaussian_mixture', array([0, 1]))
         """
-        from sklearn.mixture import GaussianMixture as Theirs
-
         check_is_fitted(self)
-        theirs = Theirs()
-        ours = self.get_params(deep=False) | {"covariance_type": STRUCTURES[self.covariance_type].SHAPE}
-        for name in theirs.get_params(deep=False):
-            with contextlib.suppress(InvalidParameterError):
-                validate_parameter_constraints(Theirs._parameter_constraints, {name: ours[name]}, "GaussianMixture")
-                setattr(theirs, name, ours[name])
-        for name in _FITTED:
-            if hasattr(self, name):
-                setattr(theirs, name, copy.copy(getattr(self, name)))
-        return theirs
+        return to_sklearn(self)
 
     @property
     def n_parameters_(self) -> int:
@@ -1155,9 +754,9 @@ default="kmeans"
         """Set the parameters that `resp` (n, k) and the given inits imply; scikit-learn's tests call it."""
         structure = STRUCTURES[self.covariance_type]
         source = ArrayRows(np.asarray(X))
-        prior = self._regularise(source)[1]
+        prior = regularise_as(self, source)[1]
         found = start_from_responsibilities(source, lambda i, j: resp[i:j], self.n_components, structure, prior)
-        start = self._override(found)
+        start = override(found, Inits.of(self), structure)
         self._set_fitted(engine.Run(start.parameters), np.asarray(X).dtype)
 
     def _set_parameters(self, params: tuple[Any, ...]) -> None:
@@ -1165,72 +764,3 @@ default="kmeans"
         self.weights_, self.means_, self.covariances_, self.precisions_cholesky_ = params
         structure = STRUCTURES[self.covariance_type]
         self.precisions_ = structure.precisions(structure.transpose_factors(self.precisions_cholesky_))
-
-
-@contextlib.contextmanager
-def unchanged_on_error(estimator: Any) -> Iterator[None]:
-    """Leave the estimator as it was if the block raises."""
-    before = estimator.__dict__.copy()
-    try:
-        yield
-    except BaseException:
-        estimator.__dict__ = before
-        raise
-
-
-def count_parameters(covariance_type: str, k: int, d: int) -> int:
-    """Free parameters of k components in d features."""
-    return int(STRUCTURES[covariance_type].n_covariance_parameters(k, d) + k * d + k - 1)
-
-
-def _data_variances(parameters: Parameters, structure: ModuleType, reg_covar: float) -> np.ndarray:
-    """Variance of each feature under the mixture but for `reg_covar`; 0 where that is rounding alone."""
-    weights, means = parameters.weights, parameters.means
-    deviations = means - weights @ means
-    within = weights @ feature_variances(parameters, structure)
-    variances = within - reg_covar + weights @ deviations**2
-    rounding = 16 * _EPS * within + (16 * _EPS * np.abs(means).max(axis=0)) ** 2
-    return np.where(variances > rounding, variances, 0.0)
-
-
-def _check_init(values: Any, shape: tuple[int, ...], name: str) -> np.ndarray:
-    array = check_array(
-        values, dtype=[np.float64, np.float32], ensure_2d=False, allow_nd=True, input_name=name, ensure_min_samples=0
-    )
-    if array.shape != shape:
-        raise ValueError(f"The parameter '{name}' should have the shape of {shape}, but got {array.shape}")
-    return np.asarray(array)
-
-
-def _check_weights(values: Any, k: int) -> np.ndarray:
-    weights = _check_init(values, (k,), "weights")
-    if (weights < 0.0).any() or (weights > 1.0).any():
-        # The two labels are the other way round in scikit-learn's message, and its tests pin it so.
-        raise ValueError(
-            "The parameter 'weights' should be in the range [0, 1], but got max value "
-            f"{weights.min():.5f}, min value {weights.max():.5f}"
-        )
-    tolerance = 1e-6 if weights.dtype == np.float32 else 1e-8
-    if abs(1.0 - float(weights.sum())) > tolerance:
-        raise ValueError(f"The parameter 'weights' should be normalized, but got sum(weights) = {weights.sum():.5f}")
-    return weights
-
-
-def _check_precisions(precisions: np.ndarray, name: str, *, matrices: bool) -> None:
-    if not matrices:
-        if (precisions <= 0.0).any():
-            raise ValueError(f"'{name}' should be positive")
-        return
-    for matrix in precisions.reshape(-1, *precisions.shape[-2:]):
-        if not (np.allclose(matrix, matrix.T) and (np.linalg.eigvalsh(matrix) > 0.0).all()):
-            raise ValueError(f"'{name}' should be symmetric, positive-definite")
-
-
-def _check_common(precisions: np.ndarray, name: str, structure: ModuleType) -> None:
-    common = structure.common(precisions)
-    apart = (np.abs(common - common[:1]) > _COMMON_TOLERANCE * common[:1]).any(axis=1)
-    if apart.any():
-        raise ValueError(
-            f"'{name}' should have the same {structure.COMMON} in all components, but component {apart.argmax()} "
-            "differs from component 0"
-        )

@@ -16,12 +16,15 @@ from sklearn.utils._param_validation import Interval, StrOptions
 from sklearn.utils.validation import check_is_fitted
 
 from fastgmm import criteria
-from fastgmm.covariance import ALIASES, STRUCTURES, Prior
+from fastgmm.covariance import ALIASES, STRUCTURES, Prior, count_parameters
 from fastgmm.data import check_rows, check_weights, computes_in_float64, is_dask
+from fastgmm.em.errors import DegenerateFitError, unchanged_on_error
+from fastgmm.em.fit import check_observed, open_partitions, search_rows, search_sample
 from fastgmm.em.initialise import STARTS, Start
 from fastgmm.em.watch import import_tqdm
-from fastgmm.estimator import DegenerateFitError, GaussianMixture, count_parameters, unchanged_on_error
+from fastgmm.estimator import GaussianMixture
 from fastgmm.mixture import Mixture
+from fastgmm.prediction import Predictor
 from fastgmm.sources import Rows, open_rows
 
 # What models take as it is; attributes that the best one lends.
@@ -225,7 +228,7 @@ class GaussianMixtureIC(DensityMixin, BaseEstimator):
         fitted, held = every.hold_out(self.validation_fraction, seed) if self.criterion == "heldout" else (every, None)
         source = fitted.source
         dtype = np.float64 if computes_in_float64(every.rows) else np.float32
-        self._model(sizes[0], structures[0], seed)._check_observed(source)
+        check_observed(source, getattr(self, "feature_names_in_", None))
         runs: list[_Run] = []
         for k, name in self._shown([(k, name) for k in sizes for name in structures]):
             if name == structures[0]:
@@ -275,7 +278,7 @@ class GaussianMixtureIC(DensityMixin, BaseEstimator):
 
             rows, parts = open_collection(self, X, sample_weight, fitting=True)
             return _DaskPart(rows, parts, self._model(most_components, "full", seed))
-        rows, missing = check_rows(self, X, fitting=True, allow_missing=self.missing == "em")
+        rows, missing = check_rows(self, X, fitting=True)
         return _ArrayPart(*check_weights(sample_weight, rows), missing)
 
     def _model(self, k: int, name: str, seed: int) -> GaussianMixture:
@@ -436,7 +439,7 @@ class _Part(Protocol):
         """What finds a model's starts."""
 
     def sum(self, model: GaussianMixture, what: str) -> float:
-        """What `GaussianMixture._sums` finds."""
+        """What `Predictor.sums` finds."""
 
     def hold_out(self, share: float, seed: int) -> tuple["_Part", "_Part"]:
         """The rows that models are fitted to, and those that are held out."""
@@ -453,10 +456,10 @@ class _ArrayPart:
         return open_rows(self.rows, self._weights, missing=self._missing)
 
     def search(self, model: GaussianMixture) -> Start:
-        return model._search(self.rows, self._weights)
+        return search_rows(model, self.rows, self._weights)
 
     def sum(self, model: GaussianMixture, what: str) -> float:
-        return model._sums(self.rows, self._weights, self._missing, what)[0]
+        return Predictor.of(model).sums(self.rows, self._weights, self._missing, what)[0]
 
     def hold_out(self, share: float, seed: int) -> tuple[_Part, _Part]:
         n = len(self.rows)
@@ -482,13 +485,13 @@ class _DaskPart:
 
     @cached_property
     def source(self) -> Rows:
-        return self._model._open_partitions(self.rows, self._parts)
+        return open_partitions(self._model, self.rows, self._parts)
 
     def search(self, model: GaussianMixture) -> Start:
-        return model._search_sample(self.source)
+        return search_sample(model, self.source)
 
     def sum(self, model: GaussianMixture, what: str) -> float:
-        return model._total_of_partitions(self._parts, what)[0][0]
+        return Predictor.of(model).sums_of_partitions(self._parts, model.missing == "em", what)[0][0]
 
     def hold_out(self, share: float, seed: int) -> tuple[_Part, _Part]:
         from fastgmm.sources.dask import split

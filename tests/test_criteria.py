@@ -8,7 +8,7 @@ from reference import FAMILIAR
 from scipy.stats import multivariate_normal
 from sklearn import mixture as theirs
 
-from fastgmm import GaussianMixture, Mixture, criteria, estimator
+from fastgmm import GaussianMixture, Mixture, criteria, prediction
 from fastgmm.covariance import ALIASES, STRUCTURES
 
 ALIASES_OF = {name: alias for alias, name in ALIASES.items()}
@@ -23,7 +23,7 @@ def test_formulas(log_likelihood, p, n):
 @pytest.mark.parametrize("weighted", [False, True])
 def test_icl_is_bic_with_every_rows_component_seen(weighted, monkeypatch):
     """-2 Σ_i log w_c N(x_i | c) over each row's most probable component, + p log n, block by block."""
-    monkeypatch.setattr(estimator, "_EVALUATED_ROWS", 50)
+    monkeypatch.setattr(prediction, "_ROWS", 50)
     X = np.random.default_rng(0).normal(size=(60, 2))
     weights = np.random.default_rng(1).uniform(0, 3, size=60) if weighted else np.ones(60)
     gm = GaussianMixture(3, random_state=0).fit(X)

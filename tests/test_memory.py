@@ -11,7 +11,7 @@ from numpy.random import RandomState
 from processes import PACKAGE, start
 from test_chunks import estimator, make_rows
 
-from fastgmm import GaussianMixture, GaussianMixtureIC
+from fastgmm import GaussianMixture, GaussianMixtureIC, prediction
 from fastgmm.covariance import STRUCTURES, flat
 from fastgmm.em.initialise import STARTS
 from fastgmm.sources import ArrayRows
@@ -84,9 +84,7 @@ ANSWERS = {"predict": ((), np.int64), "predict_proba": ((2,), np.float64), "scor
 @pytest.mark.parametrize("answer", ANSWERS)
 @pytest.mark.parametrize("dtype", [np.float64, np.float32])
 def test_answers_are_written_where_it_is_said(tmp_path, answer, dtype, monkeypatch):
-    import fastgmm.estimator
-
-    monkeypatch.setattr(fastgmm.estimator, "_EVALUATED_ROWS", 64)
+    monkeypatch.setattr(prediction, "_ROWS", 64)
     shape, kind = ANSWERS[answer]
     rows = make_rows(300, dtype=dtype)
     model = estimator().fit(rows)

@@ -366,12 +366,13 @@ def test_a_feature_seen_only_in_rows_of_no_weight_was_not_seen():
         estimator(start, "diag").fit(rows, sample_weight=weights)
 
 
-def test_the_error_about_nan_names_the_cure():
+@pytest.mark.parametrize("method", ["fit", "partial_fit"])
+def test_the_error_about_nan_names_the_cure(method):
     with pytest.raises(ValueError, match="Input X contains NaN") as caught:
-        GaussianMixture(2).fit([[0.0], [1.0], [np.nan]])
+        getattr(GaussianMixture(2), method)([[0.0], [1.0], [np.nan]])
     assert caught.value.__notes__ == ['With missing="em" such entries are integrated out.']
     with pytest.raises(ValueError) as caught:
-        GaussianMixture(2).fit([[0.0], [1.0], [np.inf]])
+        getattr(GaussianMixture(2), method)([[0.0], [1.0], [np.inf]])
     assert not hasattr(caught.value, "__notes__")
 
 

@@ -6,6 +6,7 @@ from reference import DISTINCT
 
 from fastgmm import GaussianMixture, Prior, SourceError
 from fastgmm.covariance import STRUCTURES
+from fastgmm.em.fit import search_sample
 from fastgmm.em.initialise import describe_rows
 from fastgmm.kernels._jit import COMPILED
 from fastgmm.sources import ArrayRows, Rows
@@ -52,7 +53,7 @@ def estimator(structure, **options):
 
 
 def fit_source(model, source):
-    model._fit_source(source, model._search(source.sample.take(np.arange(source.sample.n_rows)), None), np.float64)
+    model._fit_source(source, search_sample(model, source), np.float64)
     return model
 
 

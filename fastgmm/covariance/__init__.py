@@ -27,4 +27,11 @@ STRUCTURES: dict[str, ModuleType] = {
 ALIASES = {"VVV": "full", "EEE": "tied", "VVI": "diag", "VII": "spherical"}
 STRUCTURES |= {alias: STRUCTURES[name] for alias, name in ALIASES.items()}
 
-__all__ = ["ALIASES", "STRUCTURES", "Hyperparameters", "Parameters", "Prior", "Update", "flat"]
+
+
+def count_parameters(covariance_type: str, k: int, d: int) -> int:
+    """Free parameters of k components in d features: means, covariances, and weights that sum to 1."""
+    return int(STRUCTURES[covariance_type].n_covariance_parameters(k, d) + k * d + k - 1)
+
+
+__all__ = ["ALIASES", "STRUCTURES", "Hyperparameters", "Parameters", "Prior", "Update", "count_parameters", "flat"]

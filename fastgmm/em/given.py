@@ -1,15 +1,65 @@
-"""Starts that are given: labels, responsibilities or means."""
+"""Starts that are given: labels, responsibilities or means; or some of the parameters themselves."""
 
 from types import ModuleType
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
+from sklearn.utils import check_array
 
-from fastgmm.covariance import Hyperparameters, Update
+from fastgmm.covariance import STRUCTURES, Hyperparameters, Parameters, Update
 from fastgmm.em.initialise import start_at_means, start_from_labels, start_from_responsibilities
 from fastgmm.sources import ArrayRows
 
 _SUM_TOLERANCE = 1e-6
+_COMMON_TOLERANCE = 1e-5  # relative, of what a start's components have in common
+
+
+class Inits(NamedTuple):
+    """Parameters to start with, each None where it is to be found; `precisions` in the shape of the covariances."""
+
+    weights: Any
+    means: Any
+    precisions: Any
+
+    @classmethod
+    def of(cls, settings: Any) -> "Inits":
+        """Those of an estimator."""
+        return cls(settings.weights_init, settings.means_init, settings.precisions_init)
+
+
+def check_inits(given: Inits, covariance_type: str, k: int, d: int) -> None:
+    """Refuse what cannot be parameters of k components in d features; in scikit-learn's words, where it has them.
+
+    Raises
+    ------
+    ValueError
+        If a shape disagrees, weights are not in [0, 1] or do not sum to 1, or precisions are not symmetric
+        positive-definite or differ in what the structure makes all components share.
+    """
+    if given.weights is not None:
+        _check_weights(given.weights, k)
+    if given.means is not None:
+        _check_init(given.means, (k, d), "means")
+    if given.precisions is not None:
+        structure, name = STRUCTURES[covariance_type], f"{covariance_type} precision"
+        precisions = _check_init(given.precisions, structure.covariances_shape(k, d), name)
+        _check_precisions(precisions, name, matrices=structure.MATRICES)
+        _check_common(precisions, name, structure)
+
+
+def override(found: Update, given: Inits, structure: ModuleType) -> Update:
+    """Replace what was found by what is given, and was checked."""
+    weights, means, covariances, factors = found.parameters
+    failed = found.failed
+    if given.weights is not None:
+        weights = np.array(given.weights, dtype=np.float64)
+    if given.means is not None:
+        means = np.array(given.means, dtype=np.float64)
+    if given.precisions is not None:
+        factors = structure.factors_from_precisions(np.asarray(given.precisions, dtype=np.float64))
+        covariances = structure.covariances_from_factors(factors)
+        failed = -1
+    return Update(Parameters(weights, means, covariances, factors), failed, False)
 
 
 def start_from_given(
@@ -91,3 +141,46 @@ def _check_used(totals: np.ndarray, name: str) -> None:
 def _capital(text: str) -> str:
     """Begin a sentence with this; names of parameters stay as they are."""
     return text[0].upper() + text[1:] if " " in text else text
+
+
+def _check_init(values: Any, shape: tuple[int, ...], name: str) -> np.ndarray:
+    array = check_array(
+        values, dtype=[np.float64, np.float32], ensure_2d=False, allow_nd=True, input_name=name, ensure_min_samples=0
+    )
+    if array.shape != shape:
+        raise ValueError(f"The parameter '{name}' should have the shape of {shape}, but got {array.shape}")
+    return np.asarray(array)
+
+
+def _check_weights(values: Any, k: int) -> np.ndarray:
+    weights = _check_init(values, (k,), "weights")
+    if (weights < 0.0).any() or (weights > 1.0).any():
+        # The two labels are the other way round in scikit-learn's message, and its tests pin it so.
+        raise ValueError(
+            "The parameter 'weights' should be in the range [0, 1], but got max value "
+            f"{weights.min():.5f}, min value {weights.max():.5f}"
+        )
+    tolerance = 1e-6 if weights.dtype == np.float32 else 1e-8
+    if abs(1.0 - float(weights.sum())) > tolerance:
+        raise ValueError(f"The parameter 'weights' should be normalized, but got sum(weights) = {weights.sum():.5f}")
+    return weights
+
+
+def _check_precisions(precisions: np.ndarray, name: str, *, matrices: bool) -> None:
+    if not matrices:
+        if (precisions <= 0.0).any():
+            raise ValueError(f"'{name}' should be positive")
+        return
+    for matrix in precisions.reshape(-1, *precisions.shape[-2:]):
+        if not (np.allclose(matrix, matrix.T) and (np.linalg.eigvalsh(matrix) > 0.0).all()):
+            raise ValueError(f"'{name}' should be symmetric, positive-definite")
+
+
+def _check_common(precisions: np.ndarray, name: str, structure: ModuleType) -> None:
+    common = structure.common(precisions)
+    apart = (np.abs(common - common[:1]) > _COMMON_TOLERANCE * common[:1]).any(axis=1)
+    if apart.any():
+        raise ValueError(
+            f"'{name}' should have the same {structure.COMMON} in all components, but component {apart.argmax()} "
+            "differs from component 0"
+        )

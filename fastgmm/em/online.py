@@ -4,8 +4,12 @@ from types import ModuleType
 from typing import NamedTuple
 
 import numpy as np
+from sklearn.utils import check_random_state
 
-from fastgmm.covariance import Hyperparameters, Parameters, Update, flat
+from fastgmm.covariance import STRUCTURES, Hyperparameters, Parameters, Prior, Update, flat
+from fastgmm.em.errors import all_failed
+from fastgmm.em.fit import Settings, failed_start, find_start, regularise_as
+from fastgmm.em.initialise import Start, regularise
 from fastgmm.sources import Rows
 from fastgmm.statistics import Statistics
 
@@ -27,6 +31,50 @@ class Step(NamedTuple):
     fault: str  # why it could not be taken; then `stream` is as it was
 
 
+def begin_first(settings: Settings, source: Rows, search: Start) -> tuple[Stream, Prior | None]:
+    """A stream that has seen no rows, from a start found among those of the source, and the prior filled in.
+
+    Raises
+    ------
+    ValueError
+        If there are fewer rows than components, or (DegenerateFitError) the start's covariances are not
+        positive-definite.
+    """
+    if source.n_rows < settings.n_components:
+        raise ValueError(
+            f"The first call of partial_fit needs at least {settings.n_components} rows"
+            f"{' of weight above 0' * source.weighted}, one for each component, but got {source.n_rows}; later "
+            "calls may bring fewer."
+        )
+    structure = STRUCTURES[settings.covariance_type]
+    prior, joined = regularise_as(settings, source)
+    found = find_start(settings, source, joined, search, check_random_state(settings.random_state))
+    if found.failed >= 0:
+        raise all_failed([failed_start(found, structure)], settings.covariance_type)
+    return begin(found.parameters, joined, structure, 0.0), prior
+
+
+def begin_again(settings: Settings, source: Rows, fitted: Parameters, prior: Prior | None, seen: float) -> Stream:
+    """A stream of which rows of the weight `seen` had exactly the `fitted` parameters."""
+    structure = STRUCTURES[settings.covariance_type]
+    given = Prior() if isinstance(settings.prior, str) else settings.prior
+    completed = None if given is None else prior or given
+    joined = regularise(source, settings.n_components, structure, completed, settings.reg_covar)[1]
+    return begin(fitted, joined, structure, seen)
+
+
+def check_shapes(settings: Settings, fitted: Parameters) -> None:
+    """Refuse to go on from parameters of another number of components or another structure."""
+    k, d = fitted.means.shape
+    shape = fitted.covariances.shape
+    if k != settings.n_components or shape != STRUCTURES[settings.covariance_type].covariances_shape(k, d):
+        raise ValueError(
+            f"partial_fit goes on from {k} components with covariances of shape {shape}, which "
+            f"n_components={settings.n_components} and covariance_type={settings.covariance_type!r} are not; keep "
+            "both, or begin anew with fit or a clone."
+        )
+
+
 def begin(parameters: Parameters, prior: Hyperparameters, structure: ModuleType, seen: float) -> Stream:
     """A stream of which rows of the weight `seen` had exactly these parameters, but for what is added to variances."""
     weights, means, covariances, _ = parameters
@@ -39,6 +87,12 @@ def begin(parameters: Parameters, prior: Hyperparameters, structure: ModuleType,
     ]
     statistics = Statistics(means, weights, np.zeros_like(means), structure.stack(second), 0.0, 0)
     return Stream(statistics, seen, parameters, prior)
+
+
+def is_at(stream: Stream, parameters: Parameters, dtype: np.dtype) -> bool:
+    """Whether these are the stream's parameters, but for having been rounded to the type."""
+    both = zip(parameters, stream.parameters, strict=True)
+    return all(np.array_equal(mine, theirs.astype(dtype)) for mine, theirs in both)
 
 
 def step_size(seen: float, new: float, decay: float, offset: float) -> float:

@@ -10,10 +10,13 @@ import numpy as np
 
 from fastgmm.covariance import STRUCTURES, Hyperparameters, Parameters
 from fastgmm.em.engine import Run
+from fastgmm.em.initialise import describe_rows
+from fastgmm.sources import Rows
 from fastgmm.table import format_table
 
 _EPS = float(np.finfo(np.float64).eps)
 _ON_FLOOR = 1e-6  # of the ridge, above it
+_LARGEST_REGULARISATION = 0.1  # of a feature's variance, before we warn
 # Components whose densities differ by less on average, in nats and summed over both, are one: so do two of the same
 # shape whose means are 3 % of a standard deviation apart.
 _DUPLICATE_DIVERGENCE = 1e-3
@@ -221,6 +224,35 @@ def describe_degenerate(run: Run, covariance_type: str, n_rows: float, prior: Hy
     found = "; ".join(f"{name_first(which)} ({reason})" for which, reason, _ in problems)
     cures = "; ".join(dict.fromkeys(cure for *_, cure in problems))
     return f"Degenerate components: {found}. What may help: {cures}."
+
+
+def describe_regularisation(
+    source: Rows, parameters: Parameters, structure: ModuleType, reg_covar: float, names: np.ndarray | None
+) -> str:
+    """Name the features, of these names, whose variance `reg_covar` rivals; empty if there are none."""
+    variances = _data_variances(parameters, structure, reg_covar)
+    if not variances.all():  # constant, or lost in the rounding of reg_covar
+        mean, variances = describe_rows(source, STRUCTURES["diag"])
+        variances = np.where(variances > (16 * _EPS * mean) ** 2, variances, 0.0)
+    rivalled = np.flatnonzero((variances > 0) & (reg_covar > _LARGEST_REGULARISATION * variances))
+    if len(rivalled) == 0:
+        return ""
+    return (
+        f"reg_covar={reg_covar:g} is more than a tenth of the variance of feature"
+        f"{'s' if len(rivalled) > 1 else ''} {name_first(rivalled if names is None else names[rivalled])} (the least "
+        f"is {variances[rivalled].min():.3g}) and so shapes the fit. Scale the data, for instance with "
+        "sklearn.preprocessing.StandardScaler, or lower reg_covar, or let it be relative: reg_covar='auto'."
+    )
+
+
+def _data_variances(parameters: Parameters, structure: ModuleType, reg_covar: float) -> np.ndarray:
+    """Variance of each feature under the mixture but for `reg_covar`; 0 where that is rounding alone."""
+    weights, means = parameters.weights, parameters.means
+    deviations = means - weights @ means
+    within = weights @ feature_variances(parameters, structure)
+    variances = within - reg_covar + weights @ deviations**2
+    rounding = 16 * _EPS * within + (16 * _EPS * np.abs(means).max(axis=0)) ** 2
+    return np.where(variances > rounding, variances, 0.0)
 
 
 def name_first(names: Sequence[Any] | np.ndarray) -> str:
