@@ -28,7 +28,7 @@ from bench.panel import (
     measure_acceleration,
     measure_starts,
 )
-from bench.peers import MACHINE, OURS, PEERS, REFERENCE, WITHOUT_EXTRAS, choose_peers, parse_interpreters
+from bench.peers import EARLIER, MACHINE, OURS, PEERS, REFERENCE, WITHOUT_EXTRAS, choose_peers, parse_interpreters
 from bench.problems import PROBLEMS, QUICK_PROBLEMS, Problem
 from bench.report import write_report
 from bench.sampling import CHAINS, first_draws, measure_sampling
@@ -206,7 +206,8 @@ def _run(options: argparse.Namespace) -> int:
         "agreements": {peer.name: peer.agreement for peer in peers},
         "skipped": skipped,
     }
-    name = f"{options.threads}-thread{'' if options.threads == 1 else 's'}"
+    # Beside an earlier version alone other questions are asked, and other tables answer.
+    name = EARLIER if options.peers == [EARLIER] else f"{options.threads}-thread{'' if options.threads == 1 else 's'}"
     with Pool({**peers, MACHINE: sys.executable}, options.threads) as pool:
         return _measure_all(options, name, header, lambda problem: measure(problem, pool, effort), _describe_run)
 

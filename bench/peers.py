@@ -37,6 +37,8 @@ class Peer:
         Whether only the processors it may run on limit its threads.
     note : str
         What a reader of its times must know.
+    on_request : bool
+        Whether it is measured only where its name or its interpreter is given.
     """
 
     name: str
@@ -46,11 +48,13 @@ class Peer:
     agreement: float = FLOAT64_AGREEMENT
     pinned: bool = False
     note: str = ""
+    on_request: bool = False
 
 
 REFERENCE = "scikit-learn"
 OURS = "fastgmm"
 ONEDAL = "oneDAL"
+EARLIER = "earlier"
 
 PEERS = (
     Peer(REFERENCE, "scikit_learn", "sklearn"),
@@ -60,6 +64,7 @@ PEERS = (
     Peer("gmmx", "gmmx", "gmmx", FULL_AND_DIAG, FLOAT32_AGREEMENT, pinned=True, note="float32, all it offers"),
     Peer("torchgmm", "torchgmm", "torchgmm", note="in one batch, one pass an iteration; as shipped it makes two"),
     Peer("pomegranate", "pomegranate", "pomegranate", FULL_AND_DIAG),
+    Peer(EARLIER, "earlier", "fastgmm", note="the fastgmm that its interpreter has installed", on_request=True),
 )
 
 # Not a library: it measures what the processor can do, in the same rounds as the peers.
@@ -96,7 +101,7 @@ def find_interpreter(peer: Peer, interpreters: Mapping[str, str]) -> str | None:
     named = interpreters.get(peer.name) or os.environ.get(environment_variable(peer.name))
     if named:
         return named
-    return sys.executable if importlib.util.find_spec(peer.imports) else None
+    return sys.executable if not peer.on_request and importlib.util.find_spec(peer.imports) else None
 
 
 def choose_peers(names: list[str] | None, interpreters: Mapping[str, str]) -> tuple[dict[Peer, str], dict[str, str]]:
@@ -109,6 +114,8 @@ def choose_peers(names: list[str] | None, interpreters: Mapping[str, str]) -> tu
         if peer.name not in WITHOUT_EXTRAS and names is not None and peer.name.lower() not in names:
             continue
         python = find_interpreter(peer, interpreters)
+        if python is None and peer.on_request and names is None:
+            continue
         if python is None:
             skipped[peer.name] = f"no interpreter found that has {peer.imports}; name one by --peer-python"
         else:

@@ -8,7 +8,7 @@ from typing import Any
 from bench import tables
 from bench.chart import draw_chart
 from bench.grid import LOOP
-from bench.peers import FLOAT64_AGREEMENT, OURS, REFERENCE
+from bench.peers import EARLIER, FLOAT64_AGREEMENT, OURS, REFERENCE
 
 BEGIN, END = "<!-- bench:begin -->", "<!-- bench:end -->"
 
@@ -51,6 +51,8 @@ def make_report(results: dict[str, dict[str, Any]], chart: str | None = None) ->
             "the entries missing; one without pays for none of these."
         )
         parts.append(_fold("Weights, priors and missing entries", f"{tables.options_table(fits)}\n\n{text}"))
+    if EARLIER in results:
+        parts.append(_fold("Plain fits, beside an earlier version", _earlier_part(results[EARLIER])))
     if "panel" in results:
         parts.append(_fold("Starts", _starts_part(results["panel"])))
     if "leaps" in results:
@@ -111,6 +113,14 @@ def _notes(results: dict[str, Any], name: str) -> str:
 
 def _threads_part(results: dict[str, Any], fits: dict[str, Any] | None) -> str:
     return f"{tables.threads_table(results, fits)}\n\n{describe_run(results)}"
+
+
+def _earlier_part(results: dict[str, Any]) -> str:
+    return (
+        f"{tables.earlier_table(results)}\n\nMilliseconds per EM iteration without weights, prior or missing entries, "
+        f"on {_threads(results)}, beside a version that knew none of the three: interleaved rounds, medians of "
+        f"{results['rounds']}; log-likelihoods compared first. {_machine(results)}"
+    )
 
 
 def _starts_part(results: dict[str, Any]) -> str:

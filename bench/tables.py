@@ -6,7 +6,7 @@ from typing import Any
 
 from bench.chunks import WAYS as CHUNK_WAYS
 from bench.limits import is_bound_by_products, least_operations
-from bench.peers import ONEDAL, OURS, REFERENCE
+from bench.peers import EARLIER, ONEDAL, OURS, REFERENCE
 from bench.problems import Problem
 from bench.workers.estimator import OPTIONS
 
@@ -202,6 +202,16 @@ def options_table(results: Results) -> str:
         found = [row["variants"].get(option) for option in OPTIONS]
         rows.append((problem_of(row), [f"{1 / each['median_ratio']:.2f}" if each else NOTHING for each in found]))
     return table([f"with {option}" for option in OPTIONS], rows)
+
+
+def earlier_table(results: Results) -> str:
+    """EM iterations beside those of an earlier version."""
+    rows = []
+    for row in results["rows"]:
+        cells = [milliseconds(row["peers"][name]["median_seconds"]) for name in (EARLIER, OURS)]
+        ratio = ratio_between(row, EARLIER, OURS)
+        rows.append((problem_of(row), [*cells, NOTHING if ratio is None else f"{ratio:.2f}"]))
+    return table([f"{EARLIER}, ms", f"{OURS}, ms", "times as long"], rows)
 
 
 def memory_table(results: Results) -> str:

@@ -3,6 +3,7 @@
 import copy
 import dataclasses
 import json
+import subprocess
 import sys
 from pathlib import Path
 from types import SimpleNamespace
@@ -185,6 +186,16 @@ def leaps_results(results):
     return {"machine": results["machine"], "rounds": 2, "rows": [row]}
 
 
+def test_report_has_an_earlier_version(results):
+    beside = copy.deepcopy(results) | {"rounds": 3}
+    for row in beside["rows"]:
+        row["peers"] = {name: row["peers"][name] for name in ("scikit-learn", "fastgmm")}
+        row["peers"]["earlier"] = peer_times([0.02, 0.05])
+    text = report.make_report({"1-thread": results, "earlier": beside})
+    assert "Plain fits, beside an earlier version" in text and "medians of 3" in text
+    assert "35 | 20 | 0.70 |" in text and "earlier" not in report.make_report({"1-thread": results})
+
+
 def test_report_has_starts_and_leaps(results):
     level = panel_results(results, [-3.0, -3.2], [-3.0, -3.0])
     text = report.make_report({"1-thread": results, "panel": level, "leaps": leaps_results(results)})
@@ -317,6 +328,33 @@ def test_peers_are_chosen(monkeypatch):
     assert len(everyone) == len(peers.PEERS) - 1 and list(skipped) == ["gmmx"]
     few, skipped = peers.choose_peers(["onedal"], {})
     assert [peer.name for peer in few] == ["scikit-learn", "fastgmm", "oneDAL"] and not skipped
+
+
+def test_an_earlier_version_is_measured_where_its_interpreter_is_named(monkeypatch):
+    monkeypatch.delenv("BENCH_PYTHON_EARLIER", raising=False)
+    found, skipped = peers.choose_peers(None, {})
+    assert peers.EARLIER not in [peer.name for peer in found] and peers.EARLIER not in skipped
+    assert peers.EARLIER in peers.choose_peers([peers.EARLIER], {})[1]
+    monkeypatch.setenv("BENCH_PYTHON_EARLIER", "/q")
+    assert {peer.name: python for peer, python in peers.choose_peers([peers.EARLIER], {})[0].items()}["earlier"] == "/q"
+
+
+@pytest.mark.parametrize("installed", [True, False])
+def test_the_worker_of_an_earlier_version_takes_the_one_that_is_installed(tmp_path, installed):
+    if installed:
+        (tmp_path / "fastgmm").mkdir()
+        (tmp_path / "fastgmm" / "__init__.py").write_text("class GaussianMixture: pass\n", encoding="utf-8")
+    program = f"""
+import sysconfig
+sysconfig.get_path = lambda name: {str(tmp_path)!r}
+from bench.workers import earlier
+print(earlier.fastgmm.__file__)
+"""
+    run = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True)
+    if installed:
+        assert run.stdout.strip() == str(tmp_path / "fastgmm" / "__init__.py")
+    else:
+        assert "has no fastgmm of its own" in run.stderr
 
 
 def test_command_line_says_what_is_wrong(capsys):
