@@ -75,6 +75,27 @@ def foreseen(exponentials, log_densities):
 
 
 @pytest.mark.parametrize("own", [0, 1])
+@pytest.mark.parametrize("d", [1, 2, 4, 7, 12, 21])
+def test_candidates_are_the_same_whatever_else_is_in_the_group(d, own):
+    random, lanes, length = np.random.default_rng(d), 6 * LANES + 1, d * (d + 1) // 2
+    entries = random.normal(size=(length, lanes if own else 1))
+    factor = np.zeros((length, triangle_stride(lanes) if own else 1))
+    factor[:, : entries.shape[1]] = entries
+    noise, start = random.normal(size=(2, d, TILE_STRIDE))
+    together = np.zeros((d, TILE_STRIDE))
+    walk(factor.ravel(), own, d, lanes, noise.ravel(), start.ravel(), together.ravel())
+    for lane in range(lanes):
+        lower, alone = np.zeros((d, d)), np.zeros((d, TILE_STRIDE))
+        lower[np.tril_indices(d)] = entries[:, lane if own else 0]
+        one = np.zeros((length, triangle_stride(1) if own else 1))
+        one[:, 0] = entries[:, lane if own else 0]
+        own_noise, own_start = (np.roll(values, -lane, axis=1) for values in (noise, start))
+        walk(one.ravel(), own, d, 1, own_noise.ravel(), own_start.ravel(), alone.ravel())
+        np.testing.assert_array_equal(together[:, lane], alone[:, 0])
+        np.testing.assert_allclose(alone[:, 0], start[:, lane] + lower @ noise[:, lane], rtol=1e-13, atol=1e-13)
+
+
+@pytest.mark.parametrize("own", [0, 1])
 @pytest.mark.parametrize("d", [1, 2, 5])
 def test_lanes_are_where_a_walk_leads_that_accepts_the_steps_of_their_bits(d, own):
     random = np.random.default_rng(d)

@@ -26,7 +26,6 @@ from fastgmm.kernels.elementary import (
     TWO_LESS_ROOT,
 )
 from fastgmm.kernels.math import exp
-from fastgmm.kernels.products import make_subtract_strip
 from fastgmm.kernels.softmax import emit_exp
 from fastgmm.kernels.triangles import emit_squares, unpack_triangles
 from fastgmm.kernels.vectors import INDEX, Emitter, rest, rows_of, void_intrinsic
@@ -97,20 +96,20 @@ clear = _make_clear()
 
 
 def _make_square_strip(vectors: int) -> Any:
-    def square_strip(factor, x, d, out):
-        """out = |F x|² on one strip, F lower triangular."""
+    def square_strip(factor, means, x, d, out, deviations):
+        """out = |F (x - mean)|² on one strip, F lower triangular; `deviations` holds d features."""
         width = vectors * LANES
         matrix = unpack_triangles(factor[: d * (d + 1) // 2], d)
-        out[:width] = ((matrix @ rows_of(x, d, width)) ** 2).sum(axis=0)
+        out[:width] = ((matrix @ (rows_of(x, d, width) - means[:d, None])) ** 2).sum(axis=0)
 
-    def emit(e, factor, x, d, out):
+    def emit(e, factor, means, x, d, out, deviations):
         totals = [e.variable(e.zeros()) for _ in range(vectors)]
-        emit_squares(e, factor, None, x, d, totals)
+        emit_squares(e, factor, None, x, d, totals, centre=(means, deviations))
         for v, total in enumerate(totals):
             e.store(e.builder.load(total), out, v * e.lanes)
 
-    def typed(typing_context, factor, x, d, out):
-        return void_intrinsic(emit, factor, x, d, out)
+    def typed(typing_context, factor, means, x, d, out, deviations):
+        return void_intrinsic(emit, factor, means, x, d, out, deviations)
 
     return intrinsic(typed) if COMPILED else square_strip
 
@@ -244,7 +243,6 @@ def _make_sum_strip(vectors: int) -> Any:
     return intrinsic(typed) if COMPILED else sum_strip
 
 
-_subtract_wide, _subtract_narrow = (make_subtract_strip(vectors) for vectors in (WIDE, 1))
 _square_wide, _square_narrow = (_make_square_strip(vectors) for vectors in (WIDE, 1))
 _diagonal_wide, _diagonal_narrow = (_make_diagonal_strip(vectors) for vectors in (WIDE, 1))
 _distance_wide, _distance_narrow = (_make_distance_strip(vectors) for vectors in (WIDE, 1))
@@ -258,11 +256,9 @@ def _square_strip(wide, form, factors, size, means, k, d, x, squares, work):
         factor, mean, out = rest(factors, c * size), rest(means, c * d), rest(squares, c * TILE_STRIDE)
         if form == FULL:
             if wide:
-                _subtract_wide(x, mean, d, work)
-                _square_wide(factor, work, d, out)
+                _square_wide(factor, mean, x, d, out, work)
             else:
-                _subtract_narrow(x, mean, d, work)
-                _square_narrow(factor, work, d, out)
+                _square_narrow(factor, mean, x, d, out, work)
         elif form == DIAGONAL:
             if wide:
                 _diagonal_wide(factor, mean, x, d, out)

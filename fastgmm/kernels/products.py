@@ -63,17 +63,17 @@ def _make_multiply_strip(height: int) -> Any:
     return intrinsic(typed) if COMPILED else multiply_strip
 
 
-def make_subtract_strip(vectors: int = _VECTORS) -> Any:
+def make_subtract_strip() -> Any:
     def subtract_strip(x, centre, count, out):
         """out[p] = x[p] - centre[p] on one strip of `count` features."""
-        strip = vectors * VECTOR_BYTES // x.itemsize
+        strip = STRIP_BYTES // x.itemsize
         rows_of(out, count, strip)[:] = rows_of(x, count, strip) - centre[:count, None]
 
     def emit(e, x, centre, count, out):
         with cgutils.for_range(e.builder, count) as loop:
             at = e.builder.mul(loop.index, INDEX(TILE_STRIDE))
             middle = e.broadcast(centre, loop.index)
-            for v in range(vectors):
+            for v in range(_VECTORS):
                 where = e.builder.add(at, INDEX(v * e.lanes))
                 e.store(e.builder.fsub(e.load(x, where), middle), out, where)
 

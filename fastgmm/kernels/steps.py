@@ -13,6 +13,7 @@ from numba.extending import intrinsic
 
 from fastgmm.kernels._jit import COMPILED, TILE_STRIDE, kernel
 from fastgmm.kernels.lanes import LANES, WIDE
+from fastgmm.kernels.triangles import BLOCK_ROWS
 from fastgmm.kernels.vectors import INDEX, integer_intrinsic, rest, rows_of, void_intrinsic
 
 # d dimensions
@@ -57,7 +58,48 @@ def _make_walk_strip(vectors: int) -> Any:
     return intrinsic(typed) if COMPILED else walk_strip
 
 
+def _make_walk_block(height: int) -> Any:
+    def walk_block(factor, noise, x, r, out):
+        """What `walk_strip` does for rows r ... r + height - 1, of which the first begins at `factor`."""
+        width = WIDE * LANES
+        for row in range(r, r + height):
+            total = x[row * TILE_STRIDE : row * TILE_STRIDE + width].copy()
+            for j in range(row + 1):
+                total += factor[j] * noise[j * TILE_STRIDE : j * TILE_STRIDE + width]
+            out[row * TILE_STRIDE : row * TILE_STRIDE + width] = total
+            factor = factor[row + 1 :]
+
+    def emit(e, factor, noise, x, r, out):
+        b = e.builder
+        first = b.mul(r, INDEX(TILE_STRIDE))
+        places = [[b.add(first, INDEX(h * TILE_STRIDE + v * e.lanes)) for v in range(WIDE)] for h in range(height)]
+        sums = [[e.variable(e.load(x, place)) for place in row] for row in places]
+        rows = [e.at(factor, b.add(b.mul(r, INDEX(h)), INDEX(h * (h + 1) // 2))) for h in range(height)]
+
+        def add(j, above):
+            entries = [e.broadcast(row, j) for row in rows[above:]]
+            at = b.mul(j, INDEX(TILE_STRIDE))
+            for v in range(WIDE):
+                z = e.load(noise, b.add(at, INDEX(v * e.lanes)))
+                for entry, sum_ in zip(entries, sums[above:], strict=True):
+                    e.add_product(entry, z, sum_[v])
+
+        with cgutils.for_range(b, b.add(r, INDEX(1))) as loop:
+            add(loop.index, 0)
+        for h in range(1, height):
+            add(b.add(r, INDEX(h)), h)
+        for row, of_row in zip(places, sums, strict=True):
+            for place, sum_ in zip(row, of_row, strict=True):
+                e.store(b.load(sum_), out, place)
+
+    def typed(typing_context, factor, noise, x, r, out):
+        return void_intrinsic(emit, factor, noise, x, r, out)
+
+    return intrinsic(typed) if COMPILED else walk_block
+
+
 _walk_wide, _walk_narrow = (_make_walk_strip(vectors) for vectors in (WIDE, 1))
+_walk_block = _make_walk_block(BLOCK_ROWS)
 
 # Lanes by which the entries of triangles of one's own are apart: whole vectors of any width.
 _WHOLE = 8
@@ -79,7 +121,11 @@ def walk(factor, own, d, lanes, noise, x, candidate):
     factor, noise, x, candidate = rest(factor, 0), rest(noise, 0), rest(x, 0), rest(candidate, 0)
     for i in range(0, lanes - lanes % (WIDE * LANES), WIDE * LANES):
         entry = i if own else 0
-        for r in range(d):
+        in_blocks = 0 if own else d - d % BLOCK_ROWS
+        for r in range(0, in_blocks, BLOCK_ROWS):
+            _walk_block(rest(factor, entry), rest(noise, i), rest(x, i), r, rest(candidate, i))
+            entry += BLOCK_ROWS * r + BLOCK_ROWS * (BLOCK_ROWS + 1) // 2
+        for r in range(in_blocks, d):
             _walk_wide(rest(factor, entry), own, stride, rest(noise, i), rest(x, i), r, rest(candidate, i))
             entry += (r + 1) * stride
     for i in range(lanes - lanes % (WIDE * LANES), lanes, LANES):

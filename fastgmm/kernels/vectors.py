@@ -4,6 +4,7 @@ A micro-kernel is a Python function, which is what runs uncompiled, and beside i
 LLVM's language; `void_intrinsic` makes of the latter what Numba's `intrinsic` asks for.
 """
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -17,6 +18,7 @@ from numba.extending import intrinsic
 from fastgmm.kernels._jit import COMPILED, TILE_STRIDE, VECTOR_BYTES
 
 INDEX = ir.IntType(64)
+_CACHE_LINE = 64  # bytes
 
 
 class Emitter:
@@ -179,6 +181,14 @@ def _signature_and_code(
         return context.get_dummy_value() if returned == types.void else result
 
     return signature, generate
+
+
+def aligned_zeros(shape: tuple[int, ...], dtype: Any = np.float64) -> np.ndarray:
+    """Zeros that begin with a cache line, so that no vector straddles two."""
+    count, size = math.prod(shape), np.dtype(dtype).itemsize
+    room = np.zeros(count + _CACHE_LINE // size, dtype)
+    skip = -room.ctypes.data % _CACHE_LINE // size
+    return room[skip : skip + count].reshape(shape)
 
 
 def rows_of(values: np.ndarray, rows: int, width: int) -> np.ndarray:

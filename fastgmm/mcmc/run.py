@@ -12,6 +12,7 @@ from fastgmm.kernels._jit import COMPILED, TILE_ROWS, TILE_STRIDE
 from fastgmm.kernels.adapt import work_features
 from fastgmm.kernels.calls import MOVE, address_of
 from fastgmm.kernels.random import new_generators, numbers_per_step
+from fastgmm.kernels.vectors import aligned_zeros
 from fastgmm.mcmc.proposals import Move
 from fastgmm.mcmc.targets import LANE, Target
 
@@ -270,11 +271,11 @@ class Run:
         def features(values: np.ndarray) -> np.ndarray:
             """(chain, features) -> features in places."""
             part = values[span].reshape(lanes, -1)
-            places = np.zeros((part.shape[1], TILE_STRIDE), dtype=part.dtype)
+            places = aligned_zeros((part.shape[1], TILE_STRIDE), part.dtype)
             places[:, :lanes] = part.T
             return places.ravel()
 
-        factors = np.zeros((state.factors.shape[1], _stride(lanes)))
+        factors = aligned_zeros((state.factors.shape[1], _stride(lanes)))
         factors[:, :lanes] = state.factors[span].T
         position = features(state.position)
         adapting = sum(move.adapt is not None for move in self.moves)
@@ -296,13 +297,13 @@ class Run:
             first_nan_step=np.zeros(TILE_STRIDE, dtype=np.int64),
             first_nan=np.zeros(d * TILE_STRIDE),
             tally=tally,
-            noise=np.zeros((numbers_per_step(d) + self._uniforms) * TILE_STRIDE),
+            noise=aligned_zeros(((numbers_per_step(d) + self._uniforms) * TILE_STRIDE,)),
             choices=np.ones(TILE_STRIDE),
-            candidate=position.copy(),
-            proposal=np.zeros(TILE_STRIDE),
-            log_ratio=np.zeros(TILE_STRIDE),
-            taken=np.zeros(TILE_STRIDE, dtype=np.int64),
-            work=np.zeros(work * TILE_STRIDE),
+            candidate=features(state.position),
+            proposal=aligned_zeros((TILE_STRIDE,)),
+            log_ratio=aligned_zeros((TILE_STRIDE,)),
+            taken=aligned_zeros((TILE_STRIDE,), np.int64),
+            work=aligned_zeros((work * TILE_STRIDE,)),
             words=self._words.copy(),
         )
 

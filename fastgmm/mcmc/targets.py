@@ -21,7 +21,7 @@ from fastgmm.kernels._jit import COMPILED, TILE_ROWS, TILE_STRIDE, kernel_with_s
 from fastgmm.kernels.calls import DENSITY, address_of
 from fastgmm.kernels.lanes import LANES
 from fastgmm.kernels.triangles import pack_triangles
-from fastgmm.kernels.vectors import rest
+from fastgmm.kernels.vectors import aligned_zeros, rest
 from fastgmm.mcmc.adapters import (
     DIMENSIONS,
     FIRST_WORD,
@@ -55,7 +55,7 @@ class Target(NamedTuple):
 
     def pack(self, dimensions: int) -> np.ndarray:
         """Return what the function takes as `packed`: one for every group, as it holds scratch."""
-        packed = np.zeros(FIRST_WORD + len(self.words) + self.scratch(dimensions), dtype=np.int64)
+        packed = aligned_zeros((FIRST_WORD + len(self.words) + self.scratch(dimensions),), np.int64)
         packed[DIMENSIONS] = dimensions
         packed[LANE] = -1
         packed[FIRST_WORD : FIRST_WORD + len(self.words)] = self.words

@@ -12,10 +12,10 @@ from fastgmm.covariance import Parameters
 from fastgmm.kernels import passes
 from fastgmm.kernels._jit import RANGE_ROWS, overload_for, parallel_region, run_shares
 from fastgmm.kernels.forms import HEAD, cut_moments, scratch_size, sums_size
+from fastgmm.kernels.vectors import aligned_zeros
 from fastgmm.statistics import Statistics, TreeSum
 
 _BUDGET = 16 * 2**20  # bytes a pass may take for each of: partial sums, rows being cast
-_CACHE_LINE = 64  # bytes
 _ALONE = 16  # float64s in two lines, which processors fetch as a pair: in none of them do two workers write
 _WORTH_A_WORKER = 1 << 19  # rows times terms of their sums: some 100 µs, as much as sharing a pass costs
 _SPANS_PER_WORKER = 32  # enough that the last ones do not leave a worker idle
@@ -37,14 +37,6 @@ def _as_kernel_rows(rows: np.ndarray) -> np.ndarray:
     arrays share one compiled kernel.
     """
     return np.broadcast_to(rows[:, :, None], (*rows.shape, 2))
-
-
-def _aligned_zeros(shape: tuple[int, ...], dtype: Any) -> np.ndarray:
-    """Zeros that begin with a cache line, so that no vector straddles two."""
-    count, size = math.prod(shape), np.dtype(dtype).itemsize
-    room = np.zeros(count + _CACHE_LINE // size, dtype)
-    skip = -room.ctypes.data % _CACHE_LINE // size
-    return room[skip : skip + count].reshape(shape)
 
 
 def _power_of_two_at_least(count: int) -> int:
@@ -118,7 +110,7 @@ class RangedRows:
         """Working memory that survives from pass to pass: fresh pages cost more than the sums they hold."""
         size, buffer = math.prod(shape), self._buffers.get(name)
         if buffer is None or buffer.size < size or buffer.dtype != dtype:
-            buffer = self._buffers[name] = _aligned_zeros((size,), dtype)
+            buffer = self._buffers[name] = aligned_zeros((size,), dtype)
         return buffer[:size].reshape(shape)
 
     def _scratch(self, workers: int, form: Any) -> np.ndarray:
