@@ -75,8 +75,9 @@ default="kmeans"
         for each start as `init(X, n_components, random_state)` with the checked rows (n, d) and a RandomState, and
         returns labels (n,), responsibilities (n, k) or means (k, d), of which the rows nearest to each give it a
         weight and a covariance. What could be either is responsibilities. Every component needs a row. Starts are the
-        same, or the same in distribution, from rows of whole weights and from repeated ones, except that "random" draws
-        responsibilities once a row, whatever its weight.
+        same, or the same in distribution, from rows of whole weights and from repeated ones: "random" draws
+        responsibilities for each unit of a row's weight and for the fraction that remains, but no more than 1,000 times
+        a row, and 10 million times in all if there are not more rows.
     weights_init, means_init, precisions_init : array-like, default=None
         Start with these: shapes (k,), (k, d), and that of `covariances_`: (k, d, d), (d, d), (k, d) or (k,). Precisions
         are inverses of covariances, symmetric and positive-definite; what a structure of mclust's makes all components

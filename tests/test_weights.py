@@ -6,7 +6,7 @@ import numpy as np
 import pandas
 import pytest
 import sklearn
-from reference import DISTINCT, FAMILIAR, shape_of
+from reference import DISTINCT, shape_of
 from scipy import stats
 from sklearn.datasets import make_blobs
 from sklearn.pipeline import make_pipeline
@@ -19,7 +19,7 @@ from fastgmm.em import initialise
 from fastgmm.em.initialise import STARTS
 from fastgmm.sources import ArrayRows
 
-every_structure = pytest.mark.parametrize("covariance_type", FAMILIAR)
+every_structure = pytest.mark.parametrize("covariance_type", DISTINCT)
 pytestmark = pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
 
 X = make_blobs(120, n_features=2, centers=[[0, 0], [6, 1], [0, 7]], random_state=3)[0]
@@ -42,7 +42,7 @@ def assert_same(one, two, rtol=1e-12, arrays=ARRAYS):
         np.testing.assert_allclose(ours, theirs, rtol=rtol, atol=rtol * np.abs(theirs).max(), err_msg=name)
 
 
-@pytest.mark.parametrize("covariance_type", DISTINCT)
+@every_structure
 @pytest.mark.parametrize("options", [{}, {"prior": "default"}, {"reg_covar": "auto"}], ids=["plain", "prior", "auto"])
 def test_weights_are_repeated_and_absent_rows(covariance_type, options):
     options = begin(covariance_type, **options)
@@ -95,7 +95,7 @@ def start_of(rows, weights, init_params, covariance_type, seed=0, k=3):
 
 
 @every_structure
-@pytest.mark.parametrize("init_params", ["kmeans", "k-means++"])
+@pytest.mark.parametrize("init_params", ["kmeans", "kmeans-whitened", "k-means++"])
 @pytest.mark.parametrize("seed", range(3))
 def test_starts_know_no_difference_between_weights_and_repeats_in_any_order(init_params, covariance_type, seed):
     kept = TIMES > 0
@@ -139,16 +139,59 @@ def test_random_rows_are_drawn_by_weight():
     assert stats.chi2_contingency([ours, even]).pvalue < 1e-9
 
 
-def test_random_responsibilities_are_drawn_once_a_row():
-    """Weights of components vary with Σ w², of repeated rows with Σ w, about the same mean."""
-    values, times = np.arange(6.0)[:, None], np.array([1, 1, 2, 3, 4, 9])
+@every_structure
+@pytest.mark.parametrize("seed", range(3))
+def test_random_responsibilities_are_those_of_repeated_rows(covariance_type, seed):
+    kept = TIMES > 0
+    weighted = start_of(X[kept], TIMES[kept], "random", covariance_type, seed, k=5)
+    for ours, theirs in zip(weighted, start_of(REPEATED, None, "random", covariance_type, seed, k=5), strict=True):
+        np.testing.assert_allclose(ours, theirs, rtol=1e-12, atol=1e-12 * np.abs(theirs).max())
 
-    def weights(rows, times):
-        return [start_of(rows, times, "random", "spherical", seed, k=2).weights[0] for seed in range(1500)]
 
-    ours, theirs = weights(values, times), weights(np.repeat(values, times, axis=0), None)
-    assert np.mean(ours) == pytest.approx(0.5, abs=0.01) and np.mean(theirs) == pytest.approx(0.5, abs=0.01)
-    assert np.var(ours) / np.var(theirs) == pytest.approx((times**2).sum() / times.sum(), rel=0.2)
+def begin_with(shares, rows, weights):
+    """A start from given responsibilities (n, k)."""
+    source = ArrayRows(rows, np.array(weights, dtype=float))
+    return initialise.start_from_responsibilities(
+        source, lambda i, j: shares[i:j], shares.shape[1], STRUCTURES["full"], flat(1e-6, rows.shape[1])
+    ).parameters
+
+
+# Sets of three rows, and what each counts as: whole units and a fraction; no more than three a row; or than six in all.
+COUNTED = {
+    "fractions": ({}, [2.5, 0.3, 1.0], [[1, 1, 0.5], [0.3], [1]]),
+    "of a row": ({"_MOST_SETS": 3}, [10.0, 2.25, 3.0], [[10 / 3] * 3, [1, 1, 0.25], [1, 1, 1]]),
+    "in all": ({"_MOST_SETS_IN_ALL": 6}, [1e300, 2.5, 1.0], [[5e299] * 2, [1.25] * 2, [1]]),
+    "next to nothing": ({}, [5e-324, 1e-300, 1e-308], [[5e-324], [1e-300], [1e-308]]),
+}
+
+
+@pytest.mark.parametrize("case", COUNTED)
+@pytest.mark.parametrize("piece", [1, 1 << 20])
+def test_a_row_has_the_mean_of_as_many_sets_of_responsibilities_as_it_is_rows(case, piece, monkeypatch):
+    limits, weights, counted = COUNTED[case]
+    for name, value in limits.items():
+        monkeypatch.setattr(initialise, name, value)
+    monkeypatch.setattr(initialise, "_CHUNK_BYTES", piece)
+    rows = np.array([[0.0, 1.0], [5.0, 0.0], [2.0, 7.0]])
+    random = np.random.RandomState(4)
+    sets = [random.uniform(size=(len(each), 2)) for each in counted]
+    shares = np.stack([
+        np.divide(of, max(of)) @ (each / each.sum(axis=1, keepdims=True)) / np.divide(of, max(of)).sum()
+        for each, of in zip(sets, counted, strict=True)
+    ])  # fmt: skip
+    found = start_of(rows, np.array(weights), "random", "full", 4, k=2)
+    for ours, theirs in zip(found, begin_with(shares, rows, weights), strict=True):
+        np.testing.assert_allclose(ours, theirs, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.filterwarnings("ignore::fastgmm.DegenerateComponentWarning")
+@pytest.mark.parametrize("init_params", [name for name in STARTS if name != "random_from_data"])
+@every_structure
+def test_fits_know_no_difference_between_weights_and_repeats(init_params, covariance_type):
+    """Weights of zero among them; but for rows picked at random, which are the same in distribution."""
+    options = {"covariance_type": covariance_type, "init_params": init_params, "random_state": 0, "max_iter": 3}
+    weighted = GaussianMixture(3, **options).fit(X, sample_weight=TIMES)
+    assert_same(weighted, GaussianMixture(3, **options).fit(REPEATED), rtol=1e-10)
 
 
 def test_samples_of_large_data_are_drawn_by_weight(monkeypatch):

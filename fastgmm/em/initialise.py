@@ -37,6 +37,9 @@ _TINY = float(np.finfo(np.float64).tiny)
 _COLLINEAR = 1e-12  # variance along an axis of features of unit variance that is none
 _MOST_CHOSEN = 1 << 20  # rows among which some are chosen directly: that takes as many numbers
 _REDRAWS = 64  # of rows that equal others; they may all
+# Sets of random responsibilities: of one row, however heavy, and of all together where there are not more rows.
+_MOST_SETS = 1000
+_MOST_SETS_IN_ALL = 10_000_000
 _CHUNK_BYTES = 4 * 2**20  # of rows worked on in NumPy, which for a moment takes several times as much
 
 Start = Callable[[ArrayRows, int, ModuleType, Hyperparameters, np.random.RandomState], Update]
@@ -196,20 +199,43 @@ def start_from_random_responsibilities(
 ) -> Update:
     """Responsibilities drawn uniformly and normalised, row by row.
 
-    Once for each, so that a row of weight w counts as w rows that drew alike: what the start has of a component varies
-    with Σ w² where repeated rows would have it vary with Σ w, about the same mean. To shrink the draws of a row by √w
-    would make that right and leave no difference between components where weights are large.
+    A row of weight w has the mean of as many sets as it is rows, one for each unit of w and one that counts as the
+    fraction that remains: from whole weights the start is that of repeated rows, set by set. Beyond _MOST_SETS the sets
+    are no more and each counts for more, which bounds the time and leaves heavy rows a difference between components.
     """
     state = random.get_state()
+    most = max(1, min(_MOST_SETS, _MOST_SETS_IN_ALL // source.n_rows))
 
     def draw(start: int, stop: int) -> np.ndarray:
         if start == 0:
             random.set_state(state)
-        responsibilities = random.uniform(size=(stop - start, k))
-        responsibilities /= responsibilities.sum(axis=1, keepdims=True)
-        return responsibilities
+        if not source.weighted:
+            return _draw_sets(stop - start, k, random)
+        weights = source.weigh(start, stop)
+        size = max(1, int(_CHUNK_BYTES / (8 * k * min(most, math.ceil(weights.max())))))
+        pieces = (weights[first : first + size] for first in range(0, len(weights), size))
+        return np.concatenate([_draw_by_weight(piece, k, most, random) for piece in pieces])
 
     return start_from_responsibilities(source, draw, k, structure, prior)
+
+
+def _draw_sets(count: int, k: int, random: np.random.RandomState) -> np.ndarray:
+    """Sets of k random shares that sum to 1, (count, k)."""
+    sets = random.uniform(size=(count, k))
+    sets /= sets.sum(axis=1, keepdims=True)
+    return sets
+
+
+def _draw_by_weight(weights: np.ndarray, k: int, most: int, random: np.random.RandomState) -> np.ndarray:
+    """The mean, for each row of a weight (n,), of ⌈w⌉ random sets, but `most`; the last counts as what is left of w."""
+    counts = np.minimum(np.ceil(weights), most)
+    each = np.where(weights <= most, np.minimum(weights, 1.0), weights / most)
+    lasts = weights - (counts - 1.0) * each
+    numbers = counts.astype(np.int64)
+    ends = numbers.cumsum()
+    shares = np.repeat(each / weights, numbers)
+    shares[ends - 1] = lasts / weights
+    return np.add.reduceat(shares[:, None] * _draw_sets(int(ends[-1]), k, random), ends - numbers)
 
 
 def start_from_responsibilities(
