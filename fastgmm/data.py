@@ -26,9 +26,12 @@ def check_features(estimator: Any, like: Any, *, fitting: bool) -> None:
 
 
 def check_rows(
-    estimator: Any, X: Any, *, fitting: bool, least: int | None = None
+    estimator: Any, X: Any, *, fitting: bool, least: int | None = None, unread: bool = False
 ) -> tuple[np.ndarray, bool]:
     """Rows of an array or frame as an ndarray (n, d) of its own type and strides, real, and whether an entry is NaN.
+
+    Where none may be, the entries can be left `unread`: a pass over the rows will lose those that are not finite, and
+    `check_finite` then says what is wrong with them.
 
     Raises
     ------
@@ -37,27 +40,36 @@ def check_rows(
         too few rows, or another number of features than in `fit`.
     """
     allow_missing = estimator.missing == "em"
-    try:
-        rows = _check_rows(estimator, X, fitting, not allow_missing, (2 if fitting else 1) if least is None else least)
-    except ValueError as error:
-        if "contains NaN" in str(error):  # the message itself is scikit-learn's
-            error.add_note('With missing="em" such entries are integrated out.')
-        raise
-    return rows, allow_missing and _has_missing(rows)
-
-
-def _check_rows(estimator: Any, X: Any, fitting: bool, finite: bool, least: int) -> np.ndarray:
     # "numeric" leaves integers and float32 as they are: kernels cast while they read.
-    return np.asarray(
+    rows = np.asarray(
         validate_data(
             estimator,
             X,
             reset=fitting,
             dtype="numeric",
-            ensure_min_samples=least,
-            ensure_all_finite=finite,  # where NaN may be, one look says both
+            ensure_min_samples=(2 if fitting else 1) if least is None else least,
+            ensure_all_finite=False,
         )
     )
+    if not (allow_missing or unread):
+        check_finite(estimator, rows)
+    return rows, allow_missing and _has_missing(rows)
+
+
+def check_finite(estimator: Any, rows: np.ndarray) -> None:
+    """Refuse rows with entries that are NaN or infinite, as scikit-learn does.
+
+    Raises
+    ------
+    ValueError
+        If there are any.
+    """
+    try:
+        assert_all_finite(rows, estimator_name=type(estimator).__name__, input_name="X")
+    except ValueError as error:
+        if "contains NaN" in str(error):  # the message itself is scikit-learn's
+            error.add_note('With missing="em" such entries are integrated out.')
+        raise
 
 
 def _has_missing(rows: np.ndarray) -> bool:

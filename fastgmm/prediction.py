@@ -1,14 +1,16 @@
 """What a fitted mixture says of rows: a block of them at a time, here or where Dask has them."""
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
 from sklearn.utils.validation import check_is_fitted
 
 from fastgmm.covariance import Parameters
-from fastgmm.data import check_out, check_rows, check_weights, is_dask
+from fastgmm.data import check_finite, check_out, check_rows, check_weights, is_dask
 from fastgmm.kernels._jit import threads
 from fastgmm.mixture import Mixture
 from fastgmm.mixture.evaluation import keep_largest
@@ -50,11 +52,16 @@ class Predictor:
         """Number of components, k."""
         return len(self.parameters.weights)
 
-    def evaluate(self, rows: np.ndarray, missing: bool, *what: str) -> list[np.ndarray]:
-        """One pass over checked rows, of which entries may be `missing`, that writes each of what is asked for."""
+    def evaluate(
+        self, rows: np.ndarray, missing: bool, *what: str, check: Callable[[], None] | None = None
+    ) -> list[np.ndarray]:
+        """One pass over checked rows, of which entries may be `missing`, that writes each of what is asked for.
+
+        With a `check` they are not known to be finite, see `evaluation.evaluate`.
+        """
         mixture = Mixture.from_parameters(self.parameters, self.covariance_type)
         single = self.single and "labels" not in what and rows.dtype == np.float32
-        wanted = dict.fromkeys(what, True) | {"missing": missing}
+        wanted: dict[str, Any] = {**dict.fromkeys(what, True), "missing": missing, "check": check}
         with threads(self.n_jobs):
             if not single:
                 out = mixture.evaluate(rows, **wanted)
@@ -128,8 +135,11 @@ def predict_rows(estimator: Any, X: Any, what: str, out: np.ndarray | None) -> A
     """What a fitted estimator finds of each row of X, into `out` if it is given; of Dask's rows, lazily."""
     predictor = Predictor.of(estimator)
     if not is_dask(X):
-        rows, missing = check_rows(estimator, X, fitting=False)
-        return predictor.evaluate(rows, missing, what)[0] if out is None else predictor.write(rows, missing, what, out)
+        # Rows are read once: those that are not finite show in the answer, but into `out` nothing is half-written.
+        rows, missing = check_rows(estimator, X, fitting=False, unread=out is None)
+        if out is not None:
+            return predictor.write(rows, missing, what, out)
+        return predictor.evaluate(rows, missing, what, check=partial(check_finite, estimator, rows))[0]
     if out is not None:
         raise ValueError("out is for rows in memory; of what is predicted for Dask's, dask.array.store fills it.")
     from fastgmm.sources.dask import open_collection

@@ -542,7 +542,7 @@ class Mixture:
         copies = complete(self.parameters, self._structure, points, n, check_random(random_state))
         return copies.reshape(n, *leading, self.n_features)
 
-    def evaluate(self, rows: np.ndarray, **wanted: bool) -> RowsOut:
+    def evaluate(self, rows: np.ndarray, **wanted: Any) -> RowsOut:
         """One pass over checked rows (n, d) that writes what is wanted; see `evaluation.evaluate`."""
         return evaluate(self.parameters, self._structure, rows, **wanted)
 

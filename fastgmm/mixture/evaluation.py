@@ -23,10 +23,12 @@ def evaluate(
     labels: bool = False,
     single: bool = False,
     missing: bool = False,
+    check: Callable[[], None] | None = None,
 ) -> RowsOut:
     """One pass over checked rows (n, d) that writes what is asked for; float32 suffices if `single`.
 
-    If entries may be `missing`, those that are NaN are integrated out.
+    If entries may be `missing`, those that are NaN are integrated out. Rows of which nobody has seen that they are
+    finite come with a `check` that raises if they are not: it is called where a row is lost, as such a row always is.
     """
     k = len(parameters.means)
     if rows.shape[0] == 0:
@@ -37,6 +39,8 @@ def evaluate(
     parameters = Parameters(*(part.copy() for part in parameters))
     out = source.map(source.form(structure, parameters, single), **wanted)
     if out.lost:
+        if check is not None:
+            check()
         centred = source.centred_form(structure, parameters)
         out = source.map(centred, **wanted)
         if out.lost:
