@@ -274,7 +274,8 @@ default="kmeans"
         X : array-like, or Dask array or DataFrame, of shape (n, d)
             Rows. Float64 and float32 of any strides are read in place; other types are cast block by block. Of Dask's,
             each pass is one task per partition, on the scheduler or client that Dask would choose, and computes anew
-            what has not been persisted; a first one checks the rows, and starts are sought among a sample of them.
+            what has not been persisted; a first one checks the rows, and starts are sought among a sample of them. From
+            the same start the answer is that of the rows in memory but for rounding.
         y : ignored
             For compatibility with pipelines.
         sample_weight : array-like of shape (n,), optional
@@ -291,7 +292,8 @@ default="kmeans"
         ValueError
             If X, a weight or a parameter is invalid, or (DegenerateFitError) every start failed. Of X from Dask it
             names the partition and the row, or what to call: `X.compute_chunk_sizes()` where chunks have unknown sizes,
-            `X.rechunk({1: -1})` where they do not hold whole rows. What a worker raises is raised as it is.
+            `X.rechunk({1: -1})` where they do not hold whole rows. What a worker raises in mid-fit, as what `callback`
+            does, is raised as it is, with the last mixture as its `mixture`.
 
         Warns
         -----
@@ -429,7 +431,7 @@ default="kmeans"
         Parameters
         ----------
         X : array-like of shape (n, d)
-            Rows. The first call looks for a start among its rows, as `fit` does, and takes what a prior or
+            Rows in memory. The first call looks for a start among its rows, as `fit` does, and takes what a prior or
             `reg_covar="auto"` needs from them; later ones may bring a single row.
         y : ignored
             For compatibility with pipelines.
@@ -469,6 +471,11 @@ default="kmeans"
         >>> gm.n_seen_, sorted(gm.means_[:, 0].round().astype(int).tolist())
         (2000, [0, 9])
         """
+        if is_dask(X):
+            raise ValueError(
+                "partial_fit takes rows in memory; give it one partition after the other: "
+                "for block in X.partitions: gm.partial_fit(block.compute())."
+            )
         with unchanged_on_error(self):
             first = not hasattr(self, "converged_")
             rows, missing = check_rows(self, X, fitting=first, least=1)

@@ -25,7 +25,7 @@ from fastgmm.em.watch import import_tqdm
 from fastgmm.estimator import GaussianMixture
 from fastgmm.mixture import Mixture
 from fastgmm.prediction import Predictor
-from fastgmm.sources import Rows, open_rows
+from fastgmm.sources import ArrayRows, Rows, open_rows
 
 # What models take as it is; attributes that the best one lends.
 _HANDED_ON = ("tol", "reg_covar", "max_iter", "n_init", "init_params", "n_jobs", "prior", "missing", "acceleration")
@@ -58,7 +58,8 @@ class GaussianMixtureIC(DensityMixin, BaseEstimator):
 
     Names and attributes follow scikit-learn's proposal of that name (pull request 26735). Each model is the
     `GaussianMixture` with the same `random_state`, to the bit; k-means is done once for all structures. One that cannot
-    be fitted is marked in `results_` and skipped.
+    be fitted is marked in `results_` and skipped. Only of Dask's rows, where they are too many for all of them to be
+    looked at for starts, may a model alone start elsewhere: here all models seek in one sample.
 
     Parameters
     ----------
@@ -310,6 +311,8 @@ class GaussianMixtureIC(DensityMixin, BaseEstimator):
         try:
             cautions = model._fit_source(source, fitted.search(model), dtype)
         except ValueError as error:
+            if hasattr(error, "reached") and not isinstance(source, ArrayRows):  # of the rows, not of the model
+                raise
             failure = {"failure": str(error), "seconds": time.perf_counter() - began}
             return _Run(row | failure, None, [], False)
         start = model.fit_report_.starts[model.fit_report_.best]

@@ -237,6 +237,7 @@ def test_parquet_needs_pyarrow(monkeypatch, tmp_path):
     [
         (lambda folder: cut(make_rows(10), [5]), TypeError, "can be read only once.*pass the function"),
         (lambda folder: make_rows(10), ValueError, "is one array; fit takes it"),
+        (lambda folder: pytest.importorskip("dask.array").ones((10, D)), ValueError, "is one array; fit takes it"),
         (lambda folder: 3, TypeError, "should be a function .* but it is of type int"),
         (lambda folder: folder, ValueError, "has no .parquet, .pq or .npy files"),
         (lambda folder: [folder / "x.csv"], ValueError, "x.csv' is none of .npy, .parquet and .pq"),

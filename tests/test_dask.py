@@ -308,26 +308,53 @@ def test_what_needs_rows_in_memory_says_so():
         GaussianMixture(2, init_params=np.zeros(N, int)).fit(X)
     with pytest.raises(ValueError, match="top is for rows in memory"):
         GaussianMixture(2, random_state=0).fit(X).predict_proba(X, top=1)
+    with pytest.raises(ValueError, match=r"missing='em' fits rows in memory; .* drop or impute"):
+        GaussianMixture(2, missing="em").fit(X)
+    model = GaussianMixture(2, random_state=0)
+    for frame in (X, dd.from_array(X)):
+        with pytest.raises(ValueError, match=r"for block in X.partitions: gm.partial_fit\(block.compute\(\)\)"):
+            model.partial_fit(frame)
+        for block in frame.partitions:
+            model.partial_fit(block.compute())
+    assert model.n_seen_ == 2 * N
+
+
+def test_what_a_partition_raises_in_mid_fit_carries_the_last_mixture():
+    rows, broken = make_rows(), []
+
+    def read(block):
+        if broken:
+            raise OSError("the disk is gone")
+        return block
+
+    X = cut(rows).map_blocks(read, meta=rows[:0])
+    model = GaussianMixture(K, **start(), callback=lambda iteration, *rest: broken.append(1) if iteration == 2 else 0)
+    before = dict(vars(model))
+    with pytest.raises(OSError, match="the disk is gone") as caught:
+        model.fit(X)
+    assert vars(model) == before
+    reached = fitted(rows, start() | {"max_iter": 2})
+    np.testing.assert_allclose(caught.value.mixture.means, reached.means_, rtol=1e-10)
+    assert "after 2 iterations" in caught.value.__notes__[0]
 
 
 @pytest.mark.compiled
-def test_nothing_of_size_n_comes_home(monkeypatch):
+def test_nothing_of_size_n_comes_home():
     """What workers return is as long for four times the rows, whether a start is given or sought."""
     sizes = []
-    compute = dask.compute
 
-    def measured(*tasks, **options):
-        found = compute(*tasks, **options)
+    def measured(graph, keys, **options):
+        found = dask.get(graph, keys, **options)
         sizes[-1].append(len(cloudpickle.dumps(found)))
         return found
 
-    monkeypatch.setattr(source.dask, "compute", measured)
     for n in (10_000, 40_000):
         sizes.append([])
         X = da.from_array(make_rows(n=n), chunks=(n // 5, D))
-        fitted(X, start()).score(X)
-        assert max(sizes[-1]) < 2000
-        fitted(X, {"random_state": 0, "max_iter": 3, "tol": 0.0})
+        with dask.config.set(scheduler=measured):
+            fitted(X, start()).score(X)
+            assert max(sizes[-1]) < 3000
+            fitted(X, {"random_state": 0, "max_iter": 3, "tol": 0.0})
     assert np.allclose(*sizes, rtol=1e-3)  # which rows are drawn makes no more difference
 
 
@@ -344,6 +371,21 @@ def test_selection(criterion):
         expected = GaussianMixtureIC((1, 3 if COMPILED else 2), **options).fit(rows)
         for name in ("log_likelihood", "bic", "aic", "icl", "n_iter"):
             np.testing.assert_allclose(found.results_[name], expected.results_[name], rtol=1e-9)
+
+
+def test_selection_does_not_take_a_partitions_error_for_a_models():
+    rows, reads = make_rows(), []
+
+    def read(block):
+        reads.append(len(block))
+        if len(reads) > 40:
+            raise ValueError("the disk is gone")
+        return block
+
+    chosen = GaussianMixtureIC((1, 3), covariance_type=["diag"], random_state=0)
+    with pytest.raises(ValueError, match=r"^the disk is gone") as caught:
+        chosen.fit(cut(rows).map_blocks(read, meta=rows[:0]))
+    assert caught.value.mixture.means.shape[1] == D
 
 
 # On a cluster of two processes.
@@ -422,8 +464,10 @@ def test_a_worker_that_raises_gives_its_error(client, tmp_path):
     model = GaussianMixture(K, **start())
     before = dict(vars(model))
     model.callback = lambda iteration, *rest: trouble.touch() if iteration == 2 else None
-    with pytest.raises(OSError, match="the disk of partition 3 is gone"):
+    with pytest.raises(OSError, match="the disk of partition 3 is gone") as caught:
         model.fit(cluster_rows(trouble=str(trouble)))
+    reached = fitted(cluster_rows(), start() | {"max_iter": 2})
+    assert np.array_equal(caught.value.mixture.means, reached.means_)
     assert not hasattr(model, "means_") and {**vars(model), "callback": None} == before
 
 

@@ -225,13 +225,29 @@ def test_what_else_a_callback_returns_ends_nothing():
     assert fit(callback=lambda *given: given[0]).n_iter_ == fit(callback=lambda *given: X).n_iter_ == fit().n_iter_
 
 
-def test_a_callbacks_error_is_the_callers_and_leaves_the_estimator():
+def test_a_callbacks_error_is_the_callers_leaves_the_estimator_and_carries_the_last_mixture():
     gm = fit()
-    gm.set_params(callback=lambda *given: 1 / 0)
+    gm.set_params(callback=lambda iteration, *rest: 1 / (2 - iteration))
     before = gm.means_
-    with pytest.raises(ZeroDivisionError):
-        gm.fit(X + 1)
+    with pytest.raises(ZeroDivisionError) as caught:
+        gm.fit(X)
     assert gm.means_ is before
+    np.testing.assert_array_equal(caught.value.mixture.means, fit(max_iter=2).means_)
+    assert "after 2 iterations" in caught.value.__notes__[0]
+
+
+def test_an_error_that_can_carry_nothing_comes_as_it_is():
+    class Frozen(Exception):
+        def __setattr__(self, name, value):
+            if not name.startswith("__"):  # Python's own are set by contexts
+                raise AttributeError(name)
+            super().__setattr__(name, value)
+
+    def callback(*given):
+        raise Frozen
+
+    with pytest.raises(Frozen):
+        fit(callback=callback)
 
 
 def test_a_time_budget_is_one_line():

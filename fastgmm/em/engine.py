@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from types import ModuleType
 
@@ -10,7 +11,7 @@ import numpy as np
 from fastgmm.covariance import Hyperparameters, Parameters, Update
 from fastgmm.covariance.prior import log_density
 from fastgmm.em.accelerate import PACES, Pace
-from fastgmm.sources import Rows, SourceError
+from fastgmm.sources import Rows
 from fastgmm.statistics import Statistics
 
 # Told after every step of (iteration, parameters before the step, their log-likelihood per row, its change); True to
@@ -77,10 +78,9 @@ def run(
     on_step : callable, optional
         Called as on_step(iteration, parameters, log_likelihood, change) after every step; if True, it is the last.
 
-    Raises
-    ------
-    SourceError
-        If the rows can no longer be read; it carries the parameters of the last step.
+    Notes
+    -----
+    An exception, from rows that can no longer be read or from `on_step`, carries the run so far as its `reached`.
     """
     reached = point = start
     previous, outcome, passes = before, "max_iter", 0
@@ -111,8 +111,9 @@ def run(
         except KeyboardInterrupt:
             outcome = "interrupted"
         last = expect(source, reached, structure)
-    except SourceError as error:
-        error.reached = reached
+    except Exception as error:
+        with suppress(AttributeError):  # of one that lets nothing be set
+            error.reached = Run(reached, log_likelihoods, "failed", passes=passes)  # type: ignore[attr-defined]
         raise
     final = -math.inf if last.lost else last.log_likelihood / source.total_weight
     return Run(reached, log_likelihoods, outcome, log_likelihood=final, passes=passes, saved=pace.saved)

@@ -18,7 +18,7 @@ from fastgmm.em.report import FitReport, StartReport, describe_degenerate, descr
 from fastgmm.em.starts import follow_starts
 from fastgmm.em.watch import Watch
 from fastgmm.mixture import Mixture
-from fastgmm.sources import ArrayRows, IncompleteRows, Rows, SourceError
+from fastgmm.sources import ArrayRows, IncompleteRows, Rows
 
 _NOT_CONVERGED = (
     "Best performing initialization did not converge. Try different init parameters, or increase max_iter, tol, or "
@@ -136,8 +136,11 @@ def _follow(
             acceleration=settings.acceleration,
             on_step=on_step,
         )
-    except SourceError as error:
-        error.mixture = Mixture.from_parameters(error.reached, settings.covariance_type)
+    except Exception as error:
+        if (reached := getattr(error, "reached", None)) is not None:
+            mixture = Mixture.from_parameters(reached.parameters, settings.covariance_type)
+            error.mixture = mixture  # type: ignore[attr-defined]
+            error.add_note(f"The fit failed after {reached.n_iter} iterations; this error's `mixture` is the last one.")
         raise
 
 

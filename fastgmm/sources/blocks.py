@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from sklearn.utils.validation import _get_feature_names
 
-from fastgmm.data import find_nonfinite
+from fastgmm.data import find_nonfinite, is_dask
 from fastgmm.sources import parquet
 from fastgmm.sources.array import block_rows
 from fastgmm.sources.rows import SourceError
@@ -93,7 +93,7 @@ def _open(source: Any, paths: list[Path], name: str, columns: dict[str, str]) ->
         return partial(_read_files, paths, columns)
     if name == "sample_weight" and isinstance(source, np.ndarray):
         source = [source]
-    if isinstance(source, np.ndarray) or hasattr(source, "iloc"):
+    if isinstance(source, np.ndarray) or hasattr(source, "iloc") or is_dask(source):
         raise ValueError(f"The {name} is one array; fit takes it as it is, or [X] makes it a source of one block.")
     if callable(source):
         return partial(_iterate, source, name)

@@ -9,13 +9,18 @@ anew in each pass.
 import math
 from collections.abc import Callable, Iterable
 from functools import cached_property, partial, reduce
+from itertools import count
 from types import ModuleType
 from typing import Any, NamedTuple
+from uuid import uuid4
 
 import dask
 import dask.array as da
 import numpy as np
+from dask.base import get_scheduler
 from dask.delayed import Delayed, delayed
+from dask.highlevelgraph import HighLevelGraph
+from dask.task_spec import DataNode, Task, TaskRef
 
 from fastgmm.covariance import Parameters
 from fastgmm.data import HEAVY, check_features, find_nonfinite, keep_counted
@@ -214,16 +219,31 @@ class DaskRows:
         """The same, good for any data and for moments about any centres."""
         return structure.centred_form(parameters)
 
+    @cached_property
+    def _graph(self) -> HighLevelGraph:
+        """What the partitions come from, put together once."""
+        return HighLevelGraph.merge(*(each.dask for part in self._parts for each in part if each is not None))
+
     def reduce(self, form: Any, centres: np.ndarray | None = None) -> Statistics:
         """Statistics of all rows under `form`, with moments about `centres` (k, d), by default the form's own."""
-        about = delayed((form, centres), traverse=False, pure=False)
-        found = [delayed(_reduce, pure=False)(*part, about) for part in self._parts]
-        while len(found) > 1:
-            found = [
-                delayed(_add_all, pure=False)(found[first : first + _ARITY]) for first in range(0, len(found), _ARITY)
-            ]
-        (total,) = dask.compute(found[0], optimize_graph=False)
-        return total
+        # Tasks made by `delayed` take an iteration on two workers 52 ms beside its passes, not 42 (bench/cluster.py).
+        name, graph = f"fastgmm-statistics-{uuid4().hex}", self._graph
+        about = name, "about"
+        tasks: dict[Any, Any] = {about: DataNode(about, (form, centres))}
+        keys: list[Any] = []
+        for index, part in enumerate(self._parts):
+            keys.append((name, 0, index))
+            refs = (None if each is None else TaskRef(each.key) for each in part)
+            tasks[keys[-1]] = Task(keys[-1], _reduce, TaskRef(about), *refs)
+        for level in count(1):
+            if len(keys) <= _ARITY:
+                break
+            groups = [keys[first : first + _ARITY] for first in range(0, len(keys), _ARITY)]
+            keys = [(name, level, index) for index in range(len(groups))]
+            tasks.update((key, Task(key, _add, *map(TaskRef, group))) for key, group in zip(keys, groups, strict=True))
+        whole = HighLevelGraph({**graph.layers, name: tasks}, {**graph.dependencies, name: set(graph.layers)})
+        found = get_scheduler(collections=[self._parts[0].rows])(whole, keys)
+        return _add(*found)
 
 
 def _raise_first(surveys: Iterable[_Survey]) -> None:
@@ -283,13 +303,13 @@ def _take(rows: np.ndarray, weights: np.ndarray | None, places: np.ndarray) -> n
     return source.take(source.draw(places))
 
 
-def _reduce(rows: np.ndarray, weights: np.ndarray | None, about: tuple[Any, np.ndarray | None]) -> Statistics:
+def _reduce(about: tuple[Any, np.ndarray | None], rows: np.ndarray, weights: np.ndarray | None) -> Statistics:
     """One partition's statistics, on the thread that Dask gives the task."""
     with threads(1):
         return ArrayRows(*_count(rows, weights)).reduce(*about)
 
 
-def _add_all(statistics: list[Statistics]) -> Statistics:
+def _add(*statistics: Statistics) -> Statistics:
     return reduce(add, statistics)
 
 

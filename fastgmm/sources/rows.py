@@ -52,11 +52,8 @@ class SourceError(ValueError):
 
     Attributes
     ----------
-    reached : Parameters
+    mixture : Mixture or None
         What the fit had reached; None if EM had not begun.
-    mixture : Mixture
-        The same as a mixture.
     """
 
-    reached: Any = None
     mixture: Any = None
