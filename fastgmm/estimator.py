@@ -106,7 +106,8 @@ default="kmeans"
     missing : {"error", "em"}, default="error"
         What NaN in X is: an error, or an entry that is missing at random and integrated out of the likelihood, in
         fits, predictions and criteria. To starts, and to what is taken from the data for a prior or for
-        `reg_covar="auto"`, it is its column's mean.
+        `reg_covar="auto"`, it is its column's mean; of rows in blocks or in partitions that are more than the sample
+        for starts, the sample's.
     acceleration : {"squarem"} or None, default=None
         "squarem" leaps ahead of EM's steps (Varadhan and Roland 2008), to the same optimum with fewer passes where
         components overlap and steps are slow. The likelihood never falls: where a leap would lower it, EM's own step
@@ -315,7 +316,8 @@ default="kmeans"
 
         A first pass over the source counts and checks the rows; each EM iteration is one more. While compiled loops
         work on one block a thread reads the next. From the same start, and if the sample is all rows from any, the fit
-        has the bits of `fit` on all rows at once, however they are cut into blocks.
+        has the bits of `fit` on all rows at once, however they are cut into blocks; where entries are missing it is the
+        same but for rounding.
 
         Parameters
         ----------
@@ -350,9 +352,10 @@ default="kmeans"
         -----
         Starts are sought among a sample of the rows, drawn by weight in the first pass: some 8,192 or more where there
         are many components, all of them if there are fewer; it is what a callable `init_params` gets. The variances
-        for `reg_covar="auto"` and for a prior are those of all rows, and take a pass more. With `progress=True` a
-        second bar shows the rows of each pass. Blocks are read ahead, so memory holds two of them; kernels read long
-        ones in place and the first pass notices if a source overwrites the last block with the next.
+        for `reg_covar="auto"` and for a prior are those of all rows, and take a pass more; where entries are missing
+        they are the sample's. With `progress=True` a second bar shows the rows of each pass. Blocks are read ahead, so
+        memory holds two of them; kernels read long ones in place and the first pass notices if a source overwrites the
+        last block with the next.
 
         Examples
         --------
@@ -366,14 +369,13 @@ default="kmeans"
         >>> sorted(gm.means_[:, 0].round().astype(int).tolist())
         [0, 9]
         """
-        if self.missing == "em":
-            raise ValueError("fit_chunks takes rows without missing entries; fit with missing='em' has them in memory.")
         with unchanged_on_error(self):
             opened = ChunkRows(
                 *open_blocks(source, sample_weight),
                 capacity=lambda d: sample_rows(d, self.n_components, STRUCTURES[self.covariance_type]),
                 seed=seed_of_sample(self.random_state),
                 bars=import_tqdm() if self.progress else None,
+                allow_missing=self.missing == "em",
             )
             self._set_features(opened.n_features, opened.names)
             cautions = self._fit_source(opened, search_sample(self, opened), opened.dtype, warm=self._goes_on)
@@ -408,7 +410,6 @@ default="kmeans"
             else:
                 rows, missing = check_rows(self, X, fitting=True)
                 source = open_rows(*check_weights(sample_weight, rows), missing=missing)
-                check_observed(source, self._names)
                 search = search_rows(self, rows, sample_weight)
             dtype = np.float64 if computes_in_float64(rows) else np.float32
             cautions = self._fit_source(source, search, dtype, warm=self._goes_on)
@@ -535,6 +536,7 @@ default="kmeans"
         """
         last = Last(self._parameters(), self.lower_bound_) if warm else None
         check_enough(self, source, last)
+        check_observed(source, self._names)
         check_inits(Inits.of(self), self.covariance_type, self.n_components, source.n_features)
         with threads(self.n_jobs):
             fitted = fit(self, source, search, last)

@@ -387,12 +387,47 @@ def test_other_complaints_are_those_of_fit():
         estimator(**SOUGHT | {"n_components": 20}).fit_chunks([make_rows(10)])
     with pytest.raises(ValueError, match="tol"):
         estimator(tol=-1).fit_chunks([make_rows(10)])
-    with pytest.raises(ValueError, match="missing"):
-        estimator(missing="em").fit_chunks([make_rows(10)])
     with pytest.raises(ValueError, match="init_params as an array"):
         estimator(**SOUGHT | {"init_params": np.zeros(10)}).fit_chunks([make_rows(10)])
     with pytest.raises(DegenerateFitError):
         estimator(reg_covar=0.0).fit_chunks([np.ones((10, D))])
+
+
+def knock_out(rows):
+    """The same with entries missing: of rows 100 to 150 all lack one, those from 200 to 250 none."""
+    missing = np.random.default_rng(5).random(rows.shape) < 0.2
+    missing[100:150] = [True, *[False] * (D - 1)]
+    missing[200:250] = False
+    return np.where(missing, np.nan, rows)
+
+
+@pytest.mark.parametrize("weighted", [False, True])
+@pytest.mark.parametrize("structure", DISTINCT if COMPILED else ["full", "spherical"])
+def test_rows_that_lack_entries_give_the_fit_of_those_in_memory(structure, weighted):
+    rows, options = knock_out(make_rows(500)), {"covariance_type": structure, "missing": "em"}
+    weights = np.random.default_rng(6).integers(0, 3, 500) / 2 if weighted else None
+    whole = estimator(**options).fit(rows, sample_weight=weights)
+    for sizes in ([50], [7, 130, 1]):
+        found = estimator(**options).fit_chunks(lambda sizes=sizes: cut(rows, sizes), sample_weight=weights)
+        for name in ATTRIBUTES:
+            np.testing.assert_allclose(getattr(found, name), getattr(whole, name), rtol=1e-12, atol=1e-13)
+
+
+@pytest.mark.parametrize("more", [{}, {"prior": Prior()}, {"reg_covar": "auto"}, {"init_params": "random_from_data"}])
+def test_and_so_they_do_from_a_start_that_is_sought(more):
+    rows, options = knock_out(make_rows(500)), SOUGHT | {"missing": "em"} | more
+    found, whole = estimator(**options).fit_chunks(lambda: cut(rows, [70])), estimator(**options).fit(rows)
+    for name in ATTRIBUTES:
+        np.testing.assert_allclose(getattr(found, name), getattr(whole, name), rtol=1e-10, atol=1e-12)
+
+
+def test_what_may_not_be_missing_from_blocks():
+    blocks = broken(lambda blocks: None)
+    blocks[4][3, 1] = np.inf
+    with pytest.raises(SourceError, match="Block 4 has inf in row 3, feature 1"):
+        estimator(missing="em").fit_chunks(blocks)
+    with pytest.raises(ValueError, match="no observed value of feature 1"):
+        estimator(missing="em").fit_chunks([np.where([False, True], np.nan, make_rows(50))] * 2)
 
 
 def test_a_source_may_overwrite_its_blocks(monkeypatch):

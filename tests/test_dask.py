@@ -136,6 +136,41 @@ def test_and_so_it_is_with(kind):
             assert isinstance(a, float) and a == pytest.approx(b, rel=1e-12)
 
 
+def knock_out(rows):
+    """The same with entries missing, but for the second partition; of the third all rows lack one."""
+    missing = np.random.default_rng(5).random(rows.shape) < 0.2
+    missing[CHUNK : 2 * CHUNK] = False
+    missing[2 * CHUNK : 3 * CHUNK] = [True, False, False]
+    return np.where(missing, np.nan, rows)
+
+
+@pytest.mark.parametrize("weighted", [False, True])
+@every_structure
+def test_rows_that_lack_entries(structure, weighted):
+    rows, options = knock_out(make_rows()), start(structure) | {"missing": "em"}
+    weights = make_weights() if weighted else None
+    found = fitted(cut(rows), options, sample_weight=None if weights is None else cut(weights))
+    assert_same(found, fitted(rows, options, sample_weight=weights))
+
+
+@pytest.mark.parametrize("more", [{}, {"prior": Prior()}, {"reg_covar": "auto"}])
+def test_rows_that_lack_entries_from_a_start_that_is_sought(more):
+    rows, options = knock_out(make_rows()), {"missing": "em", "random_state": 0, "max_iter": 3, "tol": 0.0} | more
+    found, whole = fitted(cut(rows), options), fitted(rows, options)
+    assert_same(found, whole)
+    assert found.bic(cut(rows)) == pytest.approx(whole.bic(rows))
+    np.testing.assert_array_equal(found.predict(cut(rows)).compute(), whole.predict(rows))
+
+
+def test_what_may_not_be_missing_from_partitions():
+    with pytest.raises(ValueError, match="contains infinity, in row 0 of partition 1"):
+        GaussianMixture(2, missing="em").fit(spoilt((CHUNK, 1), np.inf))
+    rows = np.where([False, True, False], np.nan, make_rows())
+    for chosen in (GaussianMixture(2, missing="em"), GaussianMixtureIC((1, 2), missing="em")):
+        with pytest.raises(ValueError, match="no observed value of feature 1"):
+            chosen.fit(cut(rows))
+
+
 @pytest.mark.parametrize("init", ["kmeans", "k-means++", "random", "random_from_data", lambda X, *rest: X[:, 0] > 3])
 def test_a_start_among_all_rows_is_theirs(init):
     """Where the sample is all rows, a fit is that of rows in memory also from a start that is sought."""
@@ -204,8 +239,6 @@ def test_missing_entries_are_integrated_out_of_predictions():
     model = GaussianMixture(K, random_state=0, max_iter=3, missing="em").fit(rows)
     np.testing.assert_array_equal(model.predict(cut(rows)).compute(), model.predict(rows))
     assert model.bic(cut(rows)) == pytest.approx(model.bic(rows))
-    with pytest.raises(ValueError, match="missing='em' fits rows in memory"):
-        model.fit(cut(rows))
     rows[CHUNK + 3, 0] = np.inf
     with pytest.raises(ValueError, match="infinity, in row 3 of partition 1"):
         model.score(cut(rows))
@@ -308,8 +341,6 @@ def test_what_needs_rows_in_memory_says_so():
         GaussianMixture(2, init_params=np.zeros(N, int)).fit(X)
     with pytest.raises(ValueError, match="top is for rows in memory"):
         GaussianMixture(2, random_state=0).fit(X).predict_proba(X, top=1)
-    with pytest.raises(ValueError, match=r"missing='em' fits rows in memory; .* drop or impute"):
-        GaussianMixture(2, missing="em").fit(X)
     model = GaussianMixture(2, random_state=0)
     for frame in (X, dd.from_array(X)):
         with pytest.raises(ValueError, match=r"for block in X.partitions: gm.partial_fit\(block.compute\(\)\)"):

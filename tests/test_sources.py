@@ -24,6 +24,7 @@ class Halves:
         self.parts = [ArrayRows(rows[: len(rows) // 3]), ArrayRows(rows[len(rows) // 3 :])]
         self.n_rows, self.n_features = rows.shape
         self.total_weight, self.effective_rows, self.weighted = float(len(rows)), float(len(rows)), False
+        self.column_means = None
         self.sample = ArrayRows(rows[::2].astype(float) if sample is None else sample)
         self.passes = passes
 

@@ -18,7 +18,7 @@ from fastgmm.em.report import FitReport, StartReport, describe_degenerate, descr
 from fastgmm.em.starts import follow_starts
 from fastgmm.em.watch import Watch
 from fastgmm.mixture import Mixture
-from fastgmm.sources import ArrayRows, IncompleteRows, Rows
+from fastgmm.sources import ArrayRows, Rows
 
 _NOT_CONVERGED = (
     "Best performing initialization did not converge. Try different init parameters, or increase max_iter, tol, or "
@@ -196,10 +196,15 @@ def open_partitions(settings: Settings, rows: Any, parts: Any) -> Rows:
     """The source of checked rows in Dask's partitions."""
     from fastgmm.sources.dask import DaskRows
 
-    if settings.missing == "em":
-        raise ValueError("missing='em' fits rows in memory; with X from Dask, drop or impute what is missing.")
-    n_sampled = sample_rows(rows.shape[1], settings.n_components, STRUCTURES[settings.covariance_type])
-    return DaskRows(parts, rows.dtype, rows.shape[1], n_sampled, seed_of_sample(settings.random_state))
+    d = rows.shape[1]
+    return DaskRows(
+        parts,
+        rows.dtype,
+        d,
+        sample_rows(d, settings.n_components, STRUCTURES[settings.covariance_type]),
+        seed_of_sample(settings.random_state),
+        allow_missing=settings.missing == "em",
+    )
 
 
 def seed_of_sample(random_state: Any) -> list[int]:
@@ -233,7 +238,7 @@ def check_enough(settings: Settings, source: Rows, last: Last | None) -> None:
 
 def check_observed(source: Rows, names: np.ndarray | None) -> None:
     """Refuse features, of these names, of which nothing is observed."""
-    if not isinstance(source, IncompleteRows):
+    if source.column_means is None:
         return
     empty = np.flatnonzero(np.isnan(source.column_means))
     if empty.size:

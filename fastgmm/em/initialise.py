@@ -78,8 +78,9 @@ def describe_rows(source: Rows, structure: ModuleType) -> tuple[np.ndarray, np.n
 
     none = flat(0.0, source.n_features)
     one = start_from_responsibilities(source.sample, alike, 1, structure, none).parameters
-    if source.sample is not source:
-        # One component has all rows, whatever its covariance: a pass under any takes their moments about its mean.
+    if source.sample is not source and source.column_means is None:
+        # One component has all rows, whatever its covariance: a pass under any takes their moments about its mean. Of
+        # rows with missing entries it would take what is expected of those, so the sample has to do.
         ball = np.eye(source.n_features) * max(np.max(one.covariances), _TINY)
         covariances = structure.from_dense(ball[None])
         near = Parameters(one.weights, one.means, covariances, structure.factorise(covariances)[0])

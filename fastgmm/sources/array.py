@@ -73,6 +73,7 @@ class RangedRows:
 
     n_features: int
     single: bool
+    column_means: np.ndarray | None = None
 
     def __init__(self) -> None:
         self._buffers: dict[str, np.ndarray] = {}
@@ -175,7 +176,7 @@ class ArrayRows(RangedRows):
         self._rows = rows
         self.memory: dict[Any, Any] | None = None
         self._weights = np.empty(0) if weights is None else weights
-        self._tame = weights is None or is_tame(weights.min(), weights.max())
+        self._tame = weights is None or is_tame(weights.min(initial=1.0), weights.max(initial=1.0))
         self._layout: tuple[Any, ...] = ()  # of the form that the arguments below are for
         self._arguments: tuple[Any, ...] = ()
         self._in_place = rows.dtype in (np.float64, np.float32) and rows.flags.aligned

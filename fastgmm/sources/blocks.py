@@ -203,9 +203,9 @@ def names_of(block: Block) -> list[str] | None:
     return None if names is None else list(names)
 
 
-def check_finite(rows: np.ndarray, block: Block) -> None:
-    """Refuse NaN and infinities, with the place of the first."""
-    wrong = find_nonfinite(rows)
+def check_finite(rows: np.ndarray, block: Block, *, allow_nan: bool) -> None:
+    """Refuse infinities and, unless allowed, NaN, with the place of the first."""
+    wrong = find_nonfinite(rows, allow_nan=allow_nan)
     if wrong is not None:
         row, feature = wrong
         raise block.error(f"has {rows[row, feature]} in row {block.first + row}, feature {feature}.")

@@ -2,17 +2,20 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from types import ModuleType
 from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 
+from fastgmm.covariance import Parameters
 from fastgmm.data import HEAVY, keep_counted
 from fastgmm.kernels._jit import RANGE_ROWS
 from fastgmm.sources.array import ArrayRows, RangedRows, Readable, block_rows, is_tame
 from fastgmm.sources.blocks import Block, Blocks, as_rows, as_weights, check_finite, names_of
+from fastgmm.sources.missing import Forms, IncompleteRows, means_of, sum_observed
 from fastgmm.sources.reservoir import Reservoir
 from fastgmm.sources.rows import SourceError
-from fastgmm.statistics import TreeSum
+from fastgmm.statistics import Statistics, TreeSum, add
 
 _GATHERED = 32 * RANGE_ROWS  # most rows of small blocks that are put together
 Item = TypeVar("Item")
@@ -42,10 +45,12 @@ class ChunkRows(RangedRows):
         Of the sample.
     bars : class, optional
         tqdm's, for a bar over the rows of each pass.
+    allow_missing : bool, default=False
+        Whether entries may be missing, NaN.
 
     Attributes
     ----------
-    n_rows, n_features, total_weight, weighted, effective_rows, sample
+    n_rows, n_features, total_weight, weighted, effective_rows, column_means, sample
         As `Rows` has them.
     dtype : type
         float32 if all rows are, else float64.
@@ -67,8 +72,10 @@ class ChunkRows(RangedRows):
         capacity: Callable[[int], int],
         seed: int | Sequence[int],
         bars: Any = None,
+        allow_missing: bool = False,
     ) -> None:
         super().__init__()
+        self._allow_missing = allow_missing
         self._rows, self._weights, self._bars = rows, weights, bars
         self.weighted = weights is not None
         self._passes = 0
@@ -82,6 +89,7 @@ class ChunkRows(RangedRows):
         reservoir: Reservoir | None = None
         single, before = True, np.empty(0)
         least, largest, squares = np.inf, 0.0, 0.0  # of weights, the squares in units of the largest
+        incomplete, observed = False, np.zeros((2, 1))
         with self._bar() as advance:
             for block, rows, weights in self._weighed(look=True):
                 if reservoir is None:
@@ -90,6 +98,9 @@ class ChunkRows(RangedRows):
                 single &= rows.dtype == np.float32
                 self._copied |= np.may_share_memory(rows, before)
                 before = rows
+                if self._allow_missing:
+                    incomplete |= bool(np.isnan(rows).any())
+                    observed = observed + sum_observed(ArrayRows(rows, weights))
                 if len(rows):
                     reservoir.add(rows, weights, self.n_rows)
                     self.n_rows += len(rows)
@@ -107,6 +118,8 @@ class ChunkRows(RangedRows):
         self.single = bool(single and (not self.weighted or is_tame(least, largest)))
         self.dtype = np.float32 if single else np.float64
         self.sample: ArrayRows = reservoir.sample()
+        if incomplete:
+            self.column_means = self.sample.column_means = means_of(observed)
 
     def _check_totals(self) -> None:
         if self.n_rows == 0:
@@ -119,6 +132,31 @@ class ChunkRows(RangedRows):
         self._passes += 1
         return _Bar(self._bars, self._passes, self.n_rows or None)
 
+    def form(self, structure: ModuleType, parameters: Parameters, single: bool = True) -> Any:
+        """What a pass needs of the parameters: the fastest form, in float32 if `single` and the rows are."""
+        return self._extended(super().form(structure, parameters, single), structure, parameters)
+
+    def centred_form(self, structure: ModuleType, parameters: Parameters) -> Any:
+        """The same, good for any data and for moments about any centres."""
+        return self._extended(super().centred_form(structure, parameters), structure, parameters)
+
+    def _extended(self, form: Any, structure: ModuleType, parameters: Parameters) -> Any:
+        return form if self.column_means is None else Forms(form, structure.masked_form(parameters))
+
+    def reduce(self, form: Any, centres: np.ndarray | None = None) -> Statistics:
+        """Statistics of all rows under `form`, with moments about `centres` (k, d), by default the form's own."""
+        if self.column_means is None:
+            return super().reduce(form, centres)
+        total: Statistics | None = None
+        with self._bar() as advance:
+            for block in self._readable():
+                part = IncompleteRows(block.rows, block.weights if self.weighted else None).reduce(form, centres)
+                total = part if total is None else add(total, part)
+                advance(len(block.rows))
+        assert total is not None
+        self._look_again(total.lost)
+        return total
+
     def _sums(self, form: Any, about: np.ndarray) -> np.ndarray:
         """The vector of sums over all rows."""
         tree = TreeSum()
@@ -127,10 +165,14 @@ class ChunkRows(RangedRows):
                 self._add_sums(block, form, about, tree)
                 advance(len(block.rows))
         sums = tree.total()
-        if sums[1]:  # rows are lost: those too far from all components are, and those that hold NaN by now
+        self._look_again(int(sums[1]))
+        return sums
+
+    def _look_again(self, lost: int) -> None:
+        """See whether rows are lost as they are too far from all components, or because they are not finite by now."""
+        if lost:
             for _ in self._weighed(look=True):
                 pass
-        return sums
 
     def _readable(self) -> Iterator[Readable]:
         """All rows in order, in whole ranges but for the last."""
@@ -183,7 +225,7 @@ class ChunkRows(RangedRows):
             if names is not None and names != first_names:
                 raise block.error(f"has features {', '.join(names)}, but the first block has others or no names.")
             if look:
-                check_finite(rows, block)
+                check_finite(rows, block, allow_nan=self._allow_missing)
             seen += len(rows)
             if 0 <= self._seen < seen:
                 raise block.error(f"brings more rows than the {self._seen} of the first pass; {_EVERY_PASS}")

@@ -26,6 +26,7 @@ from fastgmm.covariance import Parameters
 from fastgmm.data import HEAVY, check_features, find_nonfinite, keep_counted
 from fastgmm.kernels._jit import threads
 from fastgmm.sources.array import ArrayRows
+from fastgmm.sources.missing import Forms, means_of, open_rows, sum_observed
 from fastgmm.statistics import Statistics, add
 
 _ARITY = 16  # statistics that one task adds
@@ -47,6 +48,8 @@ class _Survey(NamedTuple):
     total: float = 0.0  # of the weights
     squares: float = 0.0  # of the weights over the largest
     largest: float = 0.0
+    incomplete: bool = False
+    observed: np.ndarray | None = None  # what `sum_observed` says, where entries may be missing
 
 
 def open_collection(
@@ -162,6 +165,8 @@ class DaskRows:
         How many of them starts are to be sought among, where there are more.
     seed : int or list of int
         Which.
+    allow_missing : bool, default=False
+        Whether entries may be missing, NaN.
 
     Raises
     ------
@@ -170,10 +175,20 @@ class DaskRows:
         not one for each row, negative, NaN, all zero or of an infinite sum; it names the partition and the row.
     """
 
-    def __init__(self, parts: list[Partition], dtype: Any, n_features: int, n_sampled: int, seed: Any) -> None:
+    def __init__(
+        self,
+        parts: list[Partition],
+        dtype: Any,
+        n_features: int,
+        n_sampled: int,
+        seed: Any,
+        *,
+        allow_missing: bool = False,
+    ) -> None:
         self.n_features, self.weighted = n_features, parts[0].weights is not None
         self._n_sampled, self._seed = n_sampled, seed
-        surveys = dask.compute(*(delayed(_survey, pure=False)(*part, n_features) for part in parts))
+        look = delayed(_survey_entries if allow_missing else _survey, pure=False)
+        surveys = dask.compute(*(look(*part, n_features) for part in parts))
         _raise_first(surveys)
         if not all(survey.length for survey in surveys):
             empty = next(index for index, survey in enumerate(surveys) if not survey.length)
@@ -185,6 +200,9 @@ class DaskRows:
         if not math.isfinite(self.total_weight):
             raise ValueError(HEAVY)
         self._single = np.dtype(dtype) == np.float32
+        self.column_means: np.ndarray | None = None
+        if any(survey.incomplete for survey in self._surveys):
+            self.column_means = means_of(np.sum([survey.observed for survey in self._surveys], axis=0))
 
     @property
     def effective_rows(self) -> float:
@@ -199,7 +217,7 @@ class DaskRows:
         if self.n_rows <= self._n_sampled:
             found = dask.compute(*(delayed(_take_all, pure=False)(*part) for part in self._parts))
             weights = np.concatenate([part for _, part in found]) if self.weighted else None
-            return ArrayRows(np.concatenate([rows for rows, _ in found]), weights)
+            return self._open_sample(np.concatenate([rows for rows, _ in found]), weights)
         random = np.random.default_rng(self._seed)
         places = (np.arange(self._n_sampled) + random.uniform(size=self._n_sampled)) / self._n_sampled
         ends = np.cumsum([survey.total for survey in self._surveys])
@@ -209,15 +227,23 @@ class DaskRows:
             within = (places[which == index] * ends[-1] - ends[index]) / self._surveys[index].total + 1.0
             tasks.append(delayed(_take, pure=False)(*self._parts[index], np.clip(within, 0.0, 1.0)))
         rows = np.concatenate(dask.compute(*tasks))
-        return ArrayRows(rows, np.full(len(rows), self.total_weight / len(rows)))
+        return self._open_sample(rows, np.full(len(rows), self.total_weight / len(rows)))
+
+    def _open_sample(self, rows: np.ndarray, weights: np.ndarray | None) -> ArrayRows:
+        sample = open_rows(rows, weights, missing=self.column_means is not None)
+        sample.column_means = self.column_means
+        return sample
 
     def form(self, structure: ModuleType, parameters: Parameters) -> Any:
         """What a pass needs of the parameters: the fastest form, in float32 if the rows are."""
-        return structure.form(parameters, self._single)
+        return self._extended(structure.form(parameters, self._single), structure, parameters)
 
     def centred_form(self, structure: ModuleType, parameters: Parameters) -> Any:
         """The same, good for any data and for moments about any centres."""
-        return structure.centred_form(parameters)
+        return self._extended(structure.centred_form(parameters), structure, parameters)
+
+    def _extended(self, form: Any, structure: ModuleType, parameters: Parameters) -> Any:
+        return form if self.column_means is None else Forms(form, structure.masked_form(parameters))
 
     @cached_property
     def _graph(self) -> HighLevelGraph:
@@ -277,6 +303,15 @@ def _survey(rows: np.ndarray, weights: np.ndarray | None, n_features: int, allow
         return _Survey(fault, len(rows), n_rows, total, squares, largest)
 
 
+def _survey_entries(rows: np.ndarray, weights: np.ndarray | None, n_features: int) -> _Survey:
+    """The same of rows that may lack entries, and which they have."""
+    survey = _survey(rows, weights, n_features, allow_missing=True)
+    if survey.fault:
+        return survey
+    observed = sum_observed(ArrayRows(*_count(rows, weights)))
+    return survey._replace(incomplete=bool(np.isnan(rows).any()), observed=observed)
+
+
 def find_fault(values: np.ndarray, name: str, allow_missing: bool = False) -> str:
     """Say where the first value is that is NaN or infinite, with room for the partition's name; empty if none is."""
     wrong = find_nonfinite(values, allow_nan=allow_missing)
@@ -306,7 +341,7 @@ def _take(rows: np.ndarray, weights: np.ndarray | None, places: np.ndarray) -> n
 def _reduce(about: tuple[Any, np.ndarray | None], rows: np.ndarray, weights: np.ndarray | None) -> Statistics:
     """One partition's statistics, on the thread that Dask gives the task."""
     with threads(1):
-        return ArrayRows(*_count(rows, weights)).reduce(*about)
+        return open_rows(*_count(rows, weights), missing=isinstance(about[0], Forms)).reduce(*about)
 
 
 def _add(*statistics: Statistics) -> Statistics:

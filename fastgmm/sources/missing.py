@@ -46,27 +46,20 @@ class IncompleteRows(ArrayRows):
         missing = np.isnan(rows)
         incomplete = missing.any(axis=1)
         kinds = Forms(
-            (np.flatnonzero(~incomplete), rows.dtype),
+            (np.flatnonzero(~incomplete), np.dtype(np.float32 if rows.dtype == np.float32 else np.float64)),
             (np.flatnonzero(incomplete)[order_of_patterns(missing[incomplete])], np.dtype(np.float64)),
         )
-        # A kind of row, where they are, and the source of them.
-        self._parts = [
-            (kind, places, ArrayRows(np.asarray(rows[places], dtype), None if weights is None else weights[places]))
-            for kind, (places, dtype) in kinds._asdict().items()
-            if places.size
-        ]
+        # A kind of row, where they are, and the source of them: first complete ones, about whose centres moments are
+        # taken, also where there are none, so that statistics of other rows under the same forms add.
+        self._parts = []
+        for kind, (places, dtype) in kinds._asdict().items():
+            some = rows[places].astype(dtype, copy=False)
+            self._parts.append((kind, places, ArrayRows(some, None if weights is None else weights[places])))
 
     @cached_property
-    def column_means(self) -> np.ndarray:
+    def column_means(self) -> np.ndarray:  # type: ignore[override]
         """Means of the observed entries (d,); NaN for a column that has none of positive weight."""
-        total, weight = np.zeros((2, self.n_features))
-        for start, stop, rows in super().blocks():
-            weights = self.weigh(start, stop)
-            observed = ~np.isnan(rows)
-            total += weights @ np.where(observed, rows, 0.0)
-            weight += weights @ observed
-        with np.errstate(invalid="ignore"):
-            return total / weight
+        return means_of(sum_observed(self))
 
     def beside(self) -> "IncompleteRows":
         """The same rows with working memory of their own, for another thread to read meanwhile."""
@@ -96,15 +89,15 @@ class IncompleteRows(ArrayRows):
 
     def reduce(self, form: Forms, centres: np.ndarray | None = None) -> Statistics:
         """Statistics of all rows under `form`, of incomplete ones as expected given what they have."""
-        (kind, _, source), *rest = self._parts
-        total = source.reduce(getattr(form, kind), centres)
-        for kind, _, source in rest:
-            total = add(total, source.reduce(getattr(form, kind), total.centres))
-        return total
+        (_, _, complete), (_, places, incomplete) = self._parts
+        total = complete.reduce(form.complete, centres)
+        return add(total, incomplete.reduce(form.incomplete, total.centres)) if places.size else total
 
     def map(self, form: Forms, **wanted: bool) -> RowsOut:
         """Write what is asked for of every row under `form`."""
-        parts = [(places, source.map(getattr(form, kind), **wanted)) for kind, places, source in self._parts]
+        parts = [
+            (places, source.map(getattr(form, kind), **wanted)) for kind, places, source in self._parts if places.size
+        ]
 
         def whole(name: str) -> np.ndarray:
             some = getattr(parts[0][1], name)
@@ -117,11 +110,26 @@ class IncompleteRows(ArrayRows):
         return RowsOut(whole("log_likelihoods"), whole("responsibilities"), whole("labels"), lost)
 
 
+def sum_observed(source: ArrayRows) -> np.ndarray:
+    """Weights of the observed entries of each feature, and the weighted sums of them, (2, d)."""
+    sums = np.zeros((2, source.n_features))
+    for start, stop, rows in ArrayRows.blocks(source):
+        weights, observed = source.weigh(start, stop), ~np.isnan(rows)
+        sums += weights @ observed, weights @ np.where(observed, rows, 0.0)
+    return sums
+
+
+def means_of(observed: np.ndarray) -> np.ndarray:
+    """Means (d,) by what `sum_observed` found."""
+    with np.errstate(invalid="ignore"):
+        return observed[1] / observed[0]
+
+
 def order_of_patterns(missing: np.ndarray) -> np.ndarray:
     """Indices of rows (n,) such that those which lack the same entries, of `missing` (n, d), come together."""
     return np.lexsort(np.packbits(missing, axis=1).T)
 
 
 def open_rows(rows: np.ndarray, weights: np.ndarray | None = None, *, missing: bool) -> ArrayRows:
-    """The source of checked rows (n, d): whether any of their entries is missing, NaN, the caller knows."""
+    """The source of checked rows (n, d), of which entries may be NaN only if `missing`."""
     return IncompleteRows(rows, weights) if missing else ArrayRows(rows, weights)

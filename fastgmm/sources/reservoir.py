@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from fastgmm.sources.array import ArrayRows
+from fastgmm.sources.missing import open_rows
 
 
 class Reservoir:
@@ -64,9 +65,10 @@ class Reservoir:
     def sample(self) -> ArrayRows:
         """The rows that were kept, in the order in which they came; of all their weight."""
         rows, weights, priorities, places = self._kept
+        missing = bool(np.isnan(rows).any())
         order = places.argsort()
         if self._threshold == 0.0:
-            return ArrayRows(rows[order], weights[order] if self._weighted else None)
+            return open_rows(rows[order], weights[order] if self._weighted else None, missing=missing)
         order = order[priorities[order] > self._threshold]
         weights = np.maximum(weights[order], self._threshold)
-        return ArrayRows(rows[order], weights * (self._total_weight / weights.sum()))
+        return open_rows(rows[order], weights * (self._total_weight / weights.sum()), missing=missing)

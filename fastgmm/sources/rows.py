@@ -19,11 +19,14 @@ class Rows(Protocol):
         The shape of all rows together.
     total_weight : float
         Sum of the weights; the number of rows where there are none.
+    column_means : ndarray of shape (d,) or None
+        Where entries are missing the means of the others, NaN if a feature has none; else None.
     """
 
     n_rows: int
     n_features: int
     total_weight: float
+    column_means: np.ndarray | None
 
     @property
     def weighted(self) -> bool:
