@@ -58,7 +58,8 @@ def _range_sums(rows, row_weights, form, centres, start, stop, scratch, sums):
     for first in range(start, stop, TILE_ROWS):
         count = min(TILE_ROWS, stop - first)
         load_tile(rows, first, count, form.reference, tile)
-        load_weights(row_weights, first, count, weights)
+        if row_weights.size or count < TILE_ROWS or first == start:  # else they are the last tile's: ones
+            load_weights(row_weights, first, count, weights)
         log_densities(form, tile, densities)
         exponentiate(densities, k, largest, total, inverse)
         log_likelihood = sum_log_likelihoods(largest, total, weights, row_weights.size > 0, count)

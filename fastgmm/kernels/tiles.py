@@ -13,7 +13,7 @@ from numba.core import cgutils
 from numba.extending import intrinsic
 
 from fastgmm.kernels._jit import COMPILED, SUMS, TILE_ROWS, TILE_STRIDE, kernel
-from fastgmm.kernels.vectors import INDEX, Emitter, rest, rows_of, void_intrinsic
+from fastgmm.kernels.vectors import INDEX, Emitter, rest, rows_of, spread, void_intrinsic
 
 # n rows, d features, k components, b = TILE_ROWS rows in a tile
 
@@ -43,9 +43,7 @@ def _emit_turn_pairs(
         return b.shuffle_vector(x, y, ir.Constant(ir.VectorType(ir.IntType(32), 4), order))
 
     def origins(feature: ir.Value) -> ir.Value:
-        undefined = ir.Constant(four, ir.Undefined)
-        origin = b.insert_element(undefined, b.load(e.at(reference, feature)), ir.IntType(32)(0))
-        return shuffle(origin, undefined, [0] * 4)
+        return spread(b, b.load(e.at(reference, feature)), 4)
 
     def store(values: ir.Value, origin: ir.Value, feature: ir.Value, i: ir.Value) -> None:
         values = values if isinstance(of_rows, ir.DoubleType) else b.fpext(values, four)
@@ -68,6 +66,25 @@ def _emit_turn_pairs(
                 even, odd = shuffle(x[0], x[2], [0, 1, 2, 3]), shuffle(x[1], x[3], [0, 1, 2, 3])
                 for values, j, origin in zip(([0, 4, 2, 6], [1, 5, 3, 7]), features, references, strict=True):
                     store(shuffle(even, odd, values), origin, j, at)
+
+
+def _copy_feature(tile, rows, start, feature, feature_stride, count, reference):
+    column = rows[start : start + count, feature, 0] - reference[feature]
+    tile[feature * TILE_STRIDE : feature * TILE_STRIDE + count] = column
+
+
+def _emit_copy_feature(
+    e: Emitter, tile: Any, rows: Any, start: Any, feature: Any, feature_stride: Any, count: Any, reference: Any
+) -> None:
+    b, of_rows = e.builder, rows.type.pointee
+    several, doubles = (ir.VectorType(element, _TURNED_ROWS) for element in (of_rows, ir.DoubleType()))
+    column = e.at(rows, b.add(start, b.mul(feature, feature_stride)))
+    out = e.at(tile, b.mul(feature, INDEX(TILE_STRIDE)))
+    origin = spread(b, b.load(e.at(reference, feature)), _TURNED_ROWS)
+    with cgutils.for_range_slice(b, INDEX(0), count, INDEX(_TURNED_ROWS), inc=True) as (i, _):
+        values = b.load(b.bitcast(e.at(column, i), several.as_pointer()), align=8 if of_rows == doubles.element else 4)
+        values = b.fsub(values if of_rows == doubles.element else b.fpext(values, doubles), origin)
+        e.store(values if e.bytes == 8 else b.fptrunc(values, ir.VectorType(e.element, _TURNED_ROWS)), out, i)
 
 
 def _scale_and_sum(values, factors, weight):
@@ -97,6 +114,11 @@ if COMPILED:
         return void_intrinsic(_emit_turn_pairs, tile, rows, start, row_stride, count, pairs, reference)
 
     @intrinsic
+    def _copy_feature(typing_context, tile, rows, start, feature, feature_stride, count, reference):
+        """Load a feature of `count` rows, a multiple of _TURNED_ROWS, in which it lies side by side."""
+        return void_intrinsic(_emit_copy_feature, tile, rows, start, feature, feature_stride, count, reference)
+
+    @intrinsic
     def _scale_and_sum(typing_context, values, factors, weight):
         """Multiply one component's values by `factors` in place and add their sum to weight[0]."""
         return void_intrinsic(_emit_scale_and_sum, values, factors, weight)
@@ -109,14 +131,17 @@ def load_tile(rows, start, count, reference, tile):
     `rows` has shape (n, d, 1 or more) and any strides or float type; only its [:, :, 0] is read.
     """
     d = rows.shape[1]
-    together = rows.strides[1] == rows.itemsize
-    pairs = d // 2 if together else 0
-    turned = count - count % _TURNED_ROWS
-    _turn_pairs(tile, rows, start, rows.strides[0] // rows.itemsize, turned, pairs, reference)
+    row_stride, feature_stride = rows.strides[0] // rows.itemsize, rows.strides[1] // rows.itemsize
+    columns = rows.strides[0] == rows.itemsize  # one feature, or Fortran's order
+    pairs = d // 2 if rows.strides[1] == rows.itemsize and not columns else 0
+    whole = count - count % _TURNED_ROWS
+    _turn_pairs(tile, rows, start, row_stride, whole, pairs, reference)
     for j in range(d):
+        if columns:
+            _copy_feature(tile, rows, start, j, feature_stride, whole, reference)
         offset = j * TILE_STRIDE
         origin = reference[j]
-        for i in range(turned if j < 2 * pairs else 0, count):
+        for i in range(whole if columns or j < 2 * pairs else 0, count):
             tile[offset + i] = rows[start + i, j, 0] - origin
         for i in range(count, TILE_ROWS):
             tile[offset + i] = tile[offset + count - 1]

@@ -21,6 +21,14 @@ INDEX = ir.IntType(64)
 _CACHE_LINE = 64  # bytes
 
 
+def spread(builder: ir.IRBuilder, scalar: ir.Value, lanes: int) -> ir.Value:
+    """A vector of copies of a value."""
+    undefined = ir.Constant(ir.VectorType(scalar.type, lanes), ir.Undefined)
+    lane = builder.insert_element(undefined, scalar, ir.IntType(32)(0))
+    zeros = ir.Constant(ir.VectorType(ir.IntType(32), lanes), [0] * lanes)
+    return builder.shuffle_vector(lane, undefined, zeros)
+
+
 class Emitter:
     """LLVM instructions on vectors of one element type."""
 
@@ -63,10 +71,7 @@ class Emitter:
 
     def spread(self, scalar: ir.Value) -> ir.Value:
         """A vector of copies of a value, an element or an integer of its size."""
-        undefined = ir.Constant(ir.VectorType(scalar.type, self.lanes), ir.Undefined)
-        lane = self.builder.insert_element(undefined, scalar, ir.IntType(32)(0))
-        zeros = ir.Constant(ir.VectorType(ir.IntType(32), self.lanes), [0] * self.lanes)
-        return self.builder.shuffle_vector(lane, undefined, zeros)
+        return spread(self.builder, scalar, self.lanes)
 
     def multiply_add(self, a: ir.Value, b: ir.Value, total: ir.Value) -> ir.Value:
         """a b + total, rounded once."""
