@@ -104,7 +104,7 @@ class Tile:
         self.eps = float(np.finfo(route.dtype).eps)
         padded = forms.pad(self.rows - self.origin, self.form.means.shape[1])
         # One feature's room more than a pass gives: nothing may be written there.
-        self.tile = np.full((forms.working_features(self.form) + 1) * TILE_STRIDE, np.nan, route.dtype)
+        self.tile = np.full((self.form.working_features + 1) * TILE_STRIDE, np.nan, route.dtype)
         self.tile[: padded.shape[1] * TILE_STRIDE] = as_tile(padded, route.dtype)
         self.values = np.full((k + 1) * TILE_STRIDE, np.nan, route.dtype)
 
@@ -125,8 +125,8 @@ class Tile:
         forms.accumulate(self.form, self.tile, self.values, inverse, weights.copy(), about, sums)
         assert not sums[: forms.HEAD].any() and sums[-1] == 0.0
         assert np.isnan(self.tile[-TILE_STRIDE:]).all() and np.isnan(self.values[-TILE_STRIDE:]).all()
-        found = forms.cut_moments(self.form, sums[forms.HEAD : -1], about, d)
-        return found.centres, reference.counted(found[1:], self.route.structure)
+        found_about, *moments = self.form.cut(sums[:-1], about, d)
+        return found_about, reference.counted(moments, self.route.structure)
 
 
 def constant_terms(parameters, factors):

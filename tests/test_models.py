@@ -107,6 +107,20 @@ def test_what_components_have_in_common(structure):
         assert (np.abs(other[1] / other[0] - 1.1) < 1e-9).all()
 
 
+@pytest.mark.parametrize("like", [lambda x: x.astype(int), lambda x: x.astype(np.float32), np.asfortranarray])
+@every_structure
+def test_statistics_of_any_type_and_order_are_maximised_alike(structure, like):
+    rows = np.random.default_rng(0).integers(-9, 9, size=(40, 3)).astype(float)
+    labels = np.eye(2)[np.arange(40) % 2]
+    moments = reference.moments(labels, rows[:, None] - np.ones((2, 3)), structure)
+    given = (np.ones((2, 3)), *(np.asarray(part, dtype=float) for part in moments))
+    expected = STRUCTURES[structure].maximise(Statistics(*given, 0.0, 0), flat(0.5, 3))
+    found = STRUCTURES[structure].maximise(Statistics(*map(like, given), 0.0, 0), flat(0.5, 3))
+    for ours, theirs in zip(found.parameters, expected.parameters, strict=True):
+        np.testing.assert_allclose(ours, theirs, rtol=1e-5, atol=1e-6)
+    assert found[1:] == expected[1:]
+
+
 @every_new
 def test_precisions_to_start_from_have_it_in_common(structure):
     fitted = GaussianMixture(3, covariance_type=structure, random_state=0).fit(X)

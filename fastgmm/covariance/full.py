@@ -1,9 +1,11 @@
 """Full: every component has a covariance matrix of its own. Covariances and factors have shape (k, d, d)."""
 
 import math
+from itertools import repeat
 from typing import Any
 
 import numpy as np
+from numba import float64
 
 from fastgmm.covariance.prior import Hyperparameters, join
 from fastgmm.covariance.update import (
@@ -17,7 +19,7 @@ from fastgmm.covariance.update import (
     variance_floor,
 )
 from fastgmm.kernels import masked, triangular
-from fastgmm.kernels._jit import kernel
+from fastgmm.kernels._jit import FLOAT64, FLOATS_1D, FLOATS_2D, FLOATS_3D, declared_kernel, kernel
 from fastgmm.kernels.linalg import cholesky, invert_lower
 from fastgmm.statistics import Statistics
 
@@ -45,9 +47,18 @@ def factorise_all(covariances, floors, factors):
     return -1
 
 
-@kernel
-def _maximise(centres, weight, first, second, ridge, concentration, shrinkage, rows):
-    """Everything between two passes in one call: of little data, calls would take longer than the passes."""
+@declared_kernel(
+    *(FLOATS_2D, FLOATS_1D, FLOATS_2D, FLOATS_3D),
+    *(FLOATS_1D, float64, float64, float64),
+    *(FLOATS_1D, FLOATS_2D, FLOATS_3D, FLOATS_3D),
+)
+def _maximise(
+    centres, weight, first, second, ridge, concentration, shrinkage, rows, weights, means, covariances, factors
+):
+    """Set the parameters, the last four; return the component that failed or -1, and whether a mean jumped.
+
+    Everything between two passes in one call: of little data, calls would take longer than the passes.
+    """
     k, d = centres.shape
     total = 0.0
     for c in range(k):
@@ -55,8 +66,7 @@ def _maximise(centres, weight, first, second, ridge, concentration, shrinkage, r
     smallest, total = SMALLEST_COUNT * min(1.0, total), 0.0
     for c in range(k):
         total += weight[c] + smallest + concentration
-    weights, means, shift, floors = np.empty(k), np.empty((k, d)), np.empty(d), np.empty((k, d))
-    covariances, factors = np.empty((k, d, d)), np.empty((k, d, d))
+    shift, floors = np.empty(d), np.empty((k, d))
     jumped = False
     for c in range(k):
         count = weight[c] + smallest
@@ -74,16 +84,17 @@ def _maximise(centres, weight, first, second, ridge, concentration, shrinkage, r
                 covariances[c, m, j] = value
             jumped |= is_jump(shift[j], covariances[c, j, j], mean)
             covariances[c, j, j] += ridge[j]
-    failed = factorise_all(covariances, floors, factors)
-    return weights, means, covariances, factors, failed, jumped
+    return factorise_all(covariances, floors, factors), jumped
 
 
 def maximise(statistics: Statistics, prior: Hyperparameters) -> Update:
     """Parameters that maximise the expected log-likelihood and log-prior, the ridge added to the diagonals."""
-    centres, weight, first, second, *_ = join(statistics, prior, second_moments, stack)
+    *moments, _, _ = join(statistics, prior, second_moments, stack)
+    k, d = statistics.centres.shape
+    parameters = Parameters(np.empty(k), np.empty((k, d)), np.empty((k, d, d)), np.empty((k, d, d)))
     joined = prior.ridge, prior.concentration, prior.shrinkage, prior.rows
-    *parameters, failed, jumped = _maximise(centres, weight, first, np.ascontiguousarray(second), *joined)
-    return Update(Parameters(*parameters), failed, jumped)
+    failed, jumped = _maximise.call(*map(np.ascontiguousarray, moments, repeat(FLOAT64)), *joined, *parameters)
+    return Update(parameters, failed, jumped)
 
 
 def form(parameters: Parameters, single: bool = False) -> Any:

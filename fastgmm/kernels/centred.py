@@ -14,12 +14,9 @@ from fastgmm.kernels.forms import (
     HEAD,
     Moments,
     accumulate,
-    cut_moments,
     log_densities,
     make_log_constants,
-    n_moments,
     pad,
-    working_features,
 )
 from fastgmm.kernels.products import multiply, pack_rows
 from fastgmm.kernels.tiles import (
@@ -44,6 +41,25 @@ class SharedTriangular(NamedTuple):
     factor: np.ndarray  # (d, d), packed for `multiply`
     zeros: np.ndarray  # (d,)
 
+    @property
+    def working_features(self) -> int:
+        """Features' room that a tile needs."""
+        return 2 * self.means.shape[1] + BLOCK_ROWS
+
+    @property
+    def n_moments(self) -> int:
+        """Length of the sums after their head."""
+        k, d = self.means.shape
+        return k + k * d + d * d + k * k + d
+
+    def cut(self, sums: np.ndarray, centres: np.ndarray, features: int) -> Moments:
+        """Cut sums into moments."""
+        k, d = self.means.shape
+        weight, first, others = _cut_weight_and_first(self, sums, features)
+        second = others[: d * d].reshape(d, d)[:features, :features].copy()
+        _add_pairs(others[d * d : d * d + k * k].reshape(k, k), centres[:, :features].copy(), second)
+        return _absolute(self, centres, features), weight, first, second
+
 
 class Diagonal(NamedTuple):
     """log-density = log_constant - Σ_j ((x_j - μ_j) scale_j)² / 2."""
@@ -53,6 +69,23 @@ class Diagonal(NamedTuple):
     reference: np.ndarray  # (d,)
     scales: np.ndarray  # (k, d)
 
+    @property
+    def working_features(self) -> int:
+        """Features' room that a tile needs."""
+        return self.means.shape[1]
+
+    @property
+    def n_moments(self) -> int:
+        """Length of the sums after their head."""
+        k, d = self.means.shape
+        return k * (1 + 2 * d)
+
+    def cut(self, sums: np.ndarray, centres: np.ndarray, features: int) -> Moments:
+        """Cut sums into moments."""
+        weight, first, others = _cut_weight_and_first(self, sums, features)
+        second = others.reshape(self.means.shape)[:, :features]
+        return _absolute(self, centres, features), weight, first, second
+
 
 class Isotropic(NamedTuple):
     """log-density = log_constant - scale² |x - μ|² / 2."""
@@ -61,6 +94,22 @@ class Isotropic(NamedTuple):
     means: np.ndarray  # (k, d), d a multiple of 4
     reference: np.ndarray  # (d,)
     half_precisions: np.ndarray  # (k,): scale² / 2
+
+    @property
+    def working_features(self) -> int:
+        """Features' room that a tile needs."""
+        return self.means.shape[1]
+
+    @property
+    def n_moments(self) -> int:
+        """Length of the sums after their head."""
+        k, d = self.means.shape
+        return k * (2 + d)
+
+    def cut(self, sums: np.ndarray, centres: np.ndarray, features: int) -> Moments:
+        """Cut sums into moments."""
+        weight, first, second = _cut_weight_and_first(self, sums, features)
+        return _absolute(self, centres, features), weight, first, second
 
 
 # n rows, d features (padded), k components, b = TILE_ROWS rows in a tile
@@ -233,65 +282,16 @@ def _accumulate_isotropic(form, tile, values, inverse, weights, centres, sums):
         sums[HEAD + k + k * d + c] += square
 
 
-@working_features.register
-def _(form: SharedTriangular) -> int:
-    return 2 * form.means.shape[1] + BLOCK_ROWS
-
-
-@working_features.register(Diagonal)
-@working_features.register(Isotropic)
-def _(form: Any) -> int:
-    return form.means.shape[1]
-
-
-@n_moments.register
-def _(form: SharedTriangular) -> int:
-    k, d = form.means.shape
-    return k + k * d + d * d + k * k + d
-
-
-@n_moments.register
-def _(form: Diagonal) -> int:
-    k, d = form.means.shape
-    return k * (1 + 2 * d)
-
-
-@n_moments.register
-def _(form: Isotropic) -> int:
-    k, d = form.means.shape
-    return k * (2 + d)
-
-
 def _cut_weight_and_first(form: Any, sums: np.ndarray, features: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Weight (k,), first moments (k, d) without padding, and the rest."""
     k, d = form.means.shape
-    return sums[:k], sums[k : k + k * d].reshape(k, d)[:, :features], sums[k + k * d :]
+    weight, first, others = np.split(sums[HEAD:], (k, k + k * d))
+    return weight, first.reshape(k, d)[:, :features], others
 
 
 def _absolute(form: Any, centres: np.ndarray, features: int) -> np.ndarray:
     """Centres in the coordinates of the rows."""
     return (centres + form.reference)[:, :features]
-
-
-@cut_moments.register
-def _(form: SharedTriangular, sums: np.ndarray, centres: np.ndarray, features: int) -> Moments:
-    k, d = form.means.shape
-    weight, first, others = _cut_weight_and_first(form, sums, features)
-    second = others[: d * d].reshape(d, d)[:features, :features].copy()
-    _add_pairs(others[d * d : d * d + k * k].reshape(k, k), centres[:, :features].copy(), second)
-    return Moments(_absolute(form, centres, features), weight, first, second)
-
-
-@cut_moments.register
-def _(form: Diagonal, sums: np.ndarray, centres: np.ndarray, features: int) -> Moments:
-    weight, first, others = _cut_weight_and_first(form, sums, features)
-    return Moments(_absolute(form, centres, features), weight, first, others.reshape(form.means.shape)[:, :features])
-
-
-@cut_moments.register
-def _(form: Isotropic, sums: np.ndarray, centres: np.ndarray, features: int) -> Moments:
-    weight, first, second = _cut_weight_and_first(form, sums, features)
-    return Moments(_absolute(form, centres, features), weight, first, second)
 
 
 @kernel

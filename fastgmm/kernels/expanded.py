@@ -24,13 +24,10 @@ from fastgmm.kernels.forms import (
     Moments,
     about_reference,
     accumulate,
-    cut_moments,
     is_near,
     log_densities,
     make_log_constants,
-    n_moments,
     suits_single,
-    working_features,
 )
 from fastgmm.kernels.products import add_products, multiply, pack_rows
 from fastgmm.kernels.tiles import clear, scale, scale_components
@@ -50,6 +47,24 @@ class ExpandedTied(NamedTuple):
     factor: np.ndarray  # (packed,): over √2, by `pack_triangles`
     zeros: np.ndarray  # (d,)
 
+    @property
+    def working_features(self) -> int:
+        """Features' room that a tile needs."""
+        return _n_features(self) + BLOCK_ROWS
+
+    @property
+    def n_moments(self) -> int:
+        """Length of the sums after their head."""
+        k, d = self.means.shape
+        return k * (1 + d) + d + d * d
+
+    def cut(self, sums: np.ndarray, centres: np.ndarray, features: int) -> Moments:
+        """Cut sums into moments."""
+        k, d = self.means.shape
+        weight, first, _, scatter = np.split(sums[HEAD:], np.cumsum((k, k * d, d)))
+        # About one centre for all, the scatter does not depend on the responsibilities.
+        return _centres(self), weight, first.reshape(k, d), scatter.reshape(d, d)
+
 
 class ExpandedDiagonal(NamedTuple):
     """φ = x, then x_j²."""
@@ -59,6 +74,20 @@ class ExpandedDiagonal(NamedTuple):
     reference: np.ndarray  # (d,)
     coefficients: np.ndarray  # (k, p), packed for `multiply`
 
+    @property
+    def working_features(self) -> int:
+        """Features' room that a tile needs."""
+        return _n_features(self)
+
+    @property
+    def n_moments(self) -> int:
+        """Length of the sums after their head."""
+        return len(self.means) * (1 + _n_features(self))
+
+    def cut(self, sums: np.ndarray, centres: np.ndarray, features: int) -> Moments:
+        """Cut sums into moments."""
+        return _cut(self, sums)
+
 
 class ExpandedIsotropic(NamedTuple):
     """φ = x, then |x|²."""
@@ -67,6 +96,21 @@ class ExpandedIsotropic(NamedTuple):
     means: np.ndarray  # (k, d)
     reference: np.ndarray  # (d,)
     coefficients: np.ndarray  # (k, p), packed for `multiply`
+
+    @property
+    def working_features(self) -> int:
+        """Features' room that a tile needs."""
+        return _n_features(self)
+
+    @property
+    def n_moments(self) -> int:
+        """Length of the sums after their head."""
+        return len(self.means) * (1 + _n_features(self))
+
+    def cut(self, sums: np.ndarray, centres: np.ndarray, features: int) -> Moments:
+        """Cut sums into moments."""
+        about, weight, first, squares = _cut(self, sums)
+        return about, weight, first, squares[:, 0]
 
 
 @kernel
@@ -141,29 +185,6 @@ def _n_features(form: Any) -> int:
     return form.coefficients.size // len(form.means)
 
 
-@working_features.register
-def _(form: ExpandedTied) -> int:
-    return _n_features(form) + BLOCK_ROWS
-
-
-@working_features.register(ExpandedDiagonal)
-@working_features.register(ExpandedIsotropic)
-def _(form: Any) -> int:
-    return _n_features(form)
-
-
-@n_moments.register(ExpandedDiagonal)
-@n_moments.register(ExpandedIsotropic)
-def _(form: Any) -> int:
-    return len(form.means) * (1 + _n_features(form))
-
-
-@n_moments.register
-def _(form: ExpandedTied) -> int:
-    k, d = form.means.shape
-    return k * (1 + d) + d + d * d
-
-
 def _centres(form: Any) -> np.ndarray:
     return np.tile(form.reference, (len(form.means), 1))
 
@@ -171,27 +192,9 @@ def _centres(form: Any) -> np.ndarray:
 def _cut(form: Any, sums: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     """Centres, weight and first moments, and per component the rest of the features."""
     k, d = form.means.shape
-    features = sums[k:].reshape(k, -1)
-    return _centres(form), sums[:k], features[:, :d].copy(), features[:, d:]
-
-
-@cut_moments.register
-def _(form: ExpandedTied, sums: np.ndarray, centres: np.ndarray, features: int) -> Moments:
-    k, d = form.means.shape
-    # About one centre for all, the scatter does not depend on the responsibilities.
-    first, second = sums[k : k + k * d].reshape(k, d), sums[-d * d :].reshape(d, d)
-    return Moments(_centres(form), sums[:k], first, second)
-
-
-@cut_moments.register
-def _(form: ExpandedDiagonal, sums: np.ndarray, centres: np.ndarray, features: int) -> Moments:
-    return Moments(*_cut(form, sums))
-
-
-@cut_moments.register
-def _(form: ExpandedIsotropic, sums: np.ndarray, centres: np.ndarray, features: int) -> Moments:
-    about, weight, first, squares = _cut(form, sums)
-    return Moments(about, weight, first, squares[:, 0])
+    weight, features = np.split(sums[HEAD:], (k,))
+    features = features.reshape(k, -1)
+    return _centres(form), weight, features[:, :d].copy(), features[:, d:]
 
 
 def _choose_type(spread: float, variances: np.ndarray, centred: np.ndarray, single: bool) -> np.dtype | None:

@@ -11,8 +11,7 @@ Features may be padded with zeros to a size the form can walk in blocks; the pad
 """
 
 import math
-from functools import singledispatch
-from typing import Any, NamedTuple
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -22,13 +21,27 @@ from fastgmm.kernels._jit import TILE_STRIDE, chosen_by_class
 HEAD = 2
 
 
-class Moments(NamedTuple):
-    """A vector of sums cut into its parts, in the coordinates of the rows and without padding."""
+# Centres (k, d), weight (k,), first moments (k, d) and second ones in the structure's shape: parts of a vector of sums,
+# in the coordinates of the rows and without padding.
+Moments = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]
 
-    centres: np.ndarray  # (k, d)
-    weight: np.ndarray  # (k,)
-    first: np.ndarray  # (k, d)
-    second: np.ndarray  # in the structure's shape
+
+class Form(Protocol):
+    """What every form has, beside bodies of `log_densities` and `accumulate`."""
+
+    means: np.ndarray  # (k, d)
+    reference: np.ndarray  # (d,)
+
+    @property
+    def working_features(self) -> int:
+        """How many features' room a tile needs, with the form's working memory."""
+
+    @property
+    def n_moments(self) -> int:
+        """Length of the vector of sums after its head."""
+
+    def cut(self, sums: np.ndarray, centres: np.ndarray, features: int) -> Moments:
+        """Cut a vector of sums, from its head on, into moments; `centres` as they were given to `accumulate`."""
 
 
 @chosen_by_class
@@ -48,32 +61,14 @@ def accumulate(form, tile, values, inverse, weights, centres, sums):
     """
 
 
-@singledispatch
-def working_features(form: Any) -> int:
-    """How many features' room a tile needs, with the form's working memory."""
-    raise NotImplementedError(type(form).__name__)
-
-
-@singledispatch
-def n_moments(form: Any) -> int:
-    """Length of the vector of sums after its head."""
-    raise NotImplementedError(type(form).__name__)
-
-
-@singledispatch
-def cut_moments(form: Any, sums: np.ndarray, centres: np.ndarray, features: int) -> Moments:
-    """Cut a vector of sums, without its head, into moments; `centres` as they were given to `accumulate`."""
-    raise NotImplementedError(type(form).__name__)
-
-
-def scratch_size(form: Any) -> int:
+def scratch_size(form: Form) -> int:
     """Elements of working memory that one worker needs for a pass."""
-    return (4 + form.means.shape[0] + working_features(form)) * TILE_STRIDE
+    return (4 + form.means.shape[0] + form.working_features) * TILE_STRIDE
 
 
-def sums_size(form: Any) -> int:
+def sums_size(form: Form) -> int:
     """Length of the vector of sums."""
-    return HEAD + n_moments(form)
+    return HEAD + form.n_moments
 
 
 def pad(values: np.ndarray, features: int) -> np.ndarray:

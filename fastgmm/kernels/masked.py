@@ -24,11 +24,8 @@ from fastgmm.kernels.forms import (
     HEAD,
     Moments,
     accumulate,
-    cut_moments,
     log_densities,
     make_log_constants,
-    n_moments,
-    working_features,
 )
 from fastgmm.kernels.linalg import dot, subtract_multiple
 from fastgmm.kernels.tiles import clear, scale, scale_components
@@ -52,6 +49,25 @@ class MaskedTriangular(NamedTuple):
     zeros: np.ndarray  # (d,)
     shared: bool  # whether all factors are the same and second moments are summed over components
 
+    @property
+    def working_features(self) -> int:
+        """Features' room that a tile needs."""
+        k, d = self.means.shape
+        return d + 1 + k * d + d + BLOCK_ROWS
+
+    @property
+    def n_moments(self) -> int:
+        """Length of the sums after their head."""
+        k, d = self.means.shape
+        return k * (1 + d + d * d)
+
+    def cut(self, sums: np.ndarray, centres: np.ndarray, features: int) -> Moments:
+        """Cut sums into moments."""
+        k, d = self.means.shape
+        weight, first, second = np.split(sums[HEAD:], (k, k + k * d))
+        second = second.reshape(k, d, d)
+        return centres, weight, first.reshape(k, d), second.sum(axis=0) if self.shared else second
+
 
 class MaskedDiagonal(NamedTuple):
     """log-density = log w + Σ_j of the observed (log_scale_j - ((x_j - μ_j) scale_j)² / 2)."""
@@ -62,6 +78,27 @@ class MaskedDiagonal(NamedTuple):
     scales: np.ndarray  # (k, d)
     log_scales: np.ndarray  # (k, d): log scale - log 2π / 2
     summed: bool  # whether second moments are summed over features
+
+    @property
+    def working_features(self) -> int:
+        """Features' room that a tile needs."""
+        return self.means.shape[1]
+
+    @property
+    def n_moments(self) -> int:
+        """Length of the sums after their head."""
+        k, d = self.means.shape
+        return k * (1 + 3 * d)
+
+    def cut(self, sums: np.ndarray, centres: np.ndarray, features: int) -> Moments:
+        """Cut sums into moments."""
+        k, d = self.means.shape
+        first, second, missing = sums[HEAD + k :].reshape(3, k, d)
+        # A missing entry is worth its mean and variance: E[x - c] = μ - c, E[(x - c)²] = (μ - c)² + σ²
+        shifts = self.means - centres
+        first = first + missing * shifts
+        second = second + missing * (shifts**2 + 1.0 / self.scales**2)
+        return centres, sums[HEAD : HEAD + k], first, second.sum(axis=1) if self.summed else second
 
 
 # n rows, d features, k components, b = TILE_ROWS rows in a tile, m missing features
@@ -378,47 +415,6 @@ def _accumulate_diagonal(form, tile, values, inverse, weights, centres, sums):
                 sums[at + k * d :],
                 sums[at + 2 * k * d :],
             )
-
-
-@working_features.register
-def _(form: MaskedTriangular) -> int:
-    k, d = form.means.shape
-    return d + 1 + k * d + d + BLOCK_ROWS
-
-
-@working_features.register
-def _(form: MaskedDiagonal) -> int:
-    return form.means.shape[1]
-
-
-@n_moments.register
-def _(form: MaskedTriangular) -> int:
-    k, d = form.means.shape
-    return k * (1 + d + d * d)
-
-
-@n_moments.register
-def _(form: MaskedDiagonal) -> int:
-    k, d = form.means.shape
-    return k * (1 + 3 * d)
-
-
-@cut_moments.register
-def _(form: MaskedTriangular, sums: np.ndarray, centres: np.ndarray, features: int) -> Moments:
-    k, d = form.means.shape
-    second = sums[k + k * d :].reshape(k, d, d)
-    return Moments(centres, sums[:k], sums[k : k + k * d].reshape(k, d), second.sum(axis=0) if form.shared else second)
-
-
-@cut_moments.register
-def _(form: MaskedDiagonal, sums: np.ndarray, centres: np.ndarray, features: int) -> Moments:
-    k, d = form.means.shape
-    first, second, missing = sums[k:].reshape(3, k, d)
-    # A missing entry is worth its mean and variance: E[x - c] = μ - c, E[(x - c)²] = (μ - c)² + σ²
-    shifts = form.means - centres
-    first = first + missing * shifts
-    second = second + missing * (shifts**2 + 1.0 / form.scales**2)
-    return Moments(centres, sums[:k], first, second.sum(axis=1) if form.summed else second)
 
 
 def _log(weights: np.ndarray) -> np.ndarray:

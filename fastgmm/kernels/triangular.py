@@ -16,19 +16,25 @@ import numpy as np
 from numba.core import cgutils
 from numba.extending import intrinsic
 
-from fastgmm.kernels._jit import COMPILED, TILE_ROWS, TILE_STRIDE, kernel
+from fastgmm.kernels._jit import (
+    COMPILED,
+    FLOAT64,
+    FLOATS_1D,
+    FLOATS_3D,
+    TILE_ROWS,
+    TILE_STRIDE,
+    declared_kernel,
+    kernel,
+)
 from fastgmm.kernels.forms import (
     HEAD,
     LARGEST_SPREAD,
     Moments,
     about_reference,
     accumulate,
-    cut_moments,
     is_near,
     log_densities,
-    n_moments,
     suits_single,
-    working_features,
 )
 from fastgmm.kernels.tiles import scale, scale_components
 from fastgmm.kernels.triangles import BLOCK_ROWS, add_scatter, pack_triangles, subtract_centre, subtract_squares
@@ -44,6 +50,17 @@ _HALF_LOG_2_PI = 0.5 * math.log(2 * math.pi)
 # n rows, d features, k components, b = TILE_ROWS rows in a tile
 
 
+def _n_moments(k: int, d: int) -> int:
+    return k * (1 + d + d * d)
+
+
+def _cut(sums: np.ndarray, centres: np.ndarray) -> Moments:
+    k, d = centres.shape
+    first = HEAD + k
+    second = first + k * d
+    return centres, sums[HEAD:first], sums[first:second].reshape(k, d), sums[second:].reshape(k, d, d)
+
+
 class SmallTriangular(NamedTuple):
     """y = F (x - μ), log-density = log_constant - |y|² / 2."""
 
@@ -52,6 +69,20 @@ class SmallTriangular(NamedTuple):
     reference: np.ndarray  # (d,)
     factors: np.ndarray  # (k, d, d)
     size: np.ndarray  # one element and d dimensions: its shape is a tuple whose length the compiler knows
+
+    @property
+    def working_features(self) -> int:
+        """Features' room that a tile needs."""
+        return self.means.shape[1]
+
+    @property
+    def n_moments(self) -> int:
+        """Length of the sums after their head."""
+        return _n_moments(*self.means.shape)
+
+    def cut(self, sums: np.ndarray, centres: np.ndarray, features: int) -> Moments:
+        """Cut sums into moments."""
+        return _cut(sums, centres)  # the reference is zero
 
 
 class Triangular(NamedTuple):
@@ -63,6 +94,20 @@ class Triangular(NamedTuple):
     factors: np.ndarray  # (k * packed,), by `pack_triangles`
     shifts: np.ndarray  # (k * d,): -F μ of what is expanded, 0 of what is centred
     centred: np.ndarray  # (k,) bool
+
+    @property
+    def working_features(self) -> int:
+        """Features' room that a tile needs."""
+        return 2 * self.means.shape[1] + BLOCK_ROWS
+
+    @property
+    def n_moments(self) -> int:
+        """Length of the sums after their head."""
+        return _n_moments(*self.means.shape)
+
+    def cut(self, sums: np.ndarray, centres: np.ndarray, features: int) -> Moments:
+        """Cut sums into moments."""
+        return _cut(sums, self.reference + np.where(self.centred[:, None], centres, 0.0))
 
 
 def _small_densities(tile, mean, factor, constant, out, dims):
@@ -190,54 +235,25 @@ def _accumulate(form, tile, values, inverse, weights, centres, sums):
         add_scatter(x, d, rest(values, c * TILE_STRIDE), weighted, first, second)
 
 
-@working_features.register
-def _(form: SmallTriangular) -> int:
-    return form.means.shape[1]
-
-
-@working_features.register
-def _(form: Triangular) -> int:
-    return 2 * form.means.shape[1] + BLOCK_ROWS
-
-
-@n_moments.register(SmallTriangular)
-@n_moments.register(Triangular)
-def _(form: Any) -> int:
-    k, d = form.means.shape
-    return k * (1 + d + d * d)
-
-
-def _cut(form: Any, sums: np.ndarray, centres: np.ndarray) -> Moments:
-    k, d = form.means.shape
-    first, second = sums[k : k + k * d], sums[k + k * d :]
-    return Moments(centres, sums[:k], first.reshape(k, d), second.reshape(k, d, d))
-
-
-@cut_moments.register
-def _(form: SmallTriangular, sums: np.ndarray, centres: np.ndarray, features: int) -> Moments:
-    return _cut(form, sums, centres)  # the reference is zero
-
-
-@cut_moments.register
-def _(form: Triangular, sums: np.ndarray, centres: np.ndarray, features: int) -> Moments:
-    return _cut(form, sums, form.reference + np.where(form.centred[:, None], centres, 0.0))
-
-
 @functools.lru_cache(maxsize=len(SMALL_SIZES))
 def _origin_and_size(d: int) -> tuple[np.ndarray, np.ndarray]:
     return np.zeros(d), np.empty((1,) * d)
 
 
-@kernel
-def triangular_log_constants(weights, factors):
-    """log w + log |F| - d/2 log 2π of lower triangular factors (k, d, d); -inf for a component without weight."""
+@declared_kernel(FLOATS_1D, FLOATS_3D, FLOATS_1D)
+def _set_log_constants(weights, factors, out):
     k, d = factors.shape[:2]
-    out = np.empty(k)
     for c in range(k):
         # NumPy would warn of the logarithm of a weight of zero.
         out[c] = (np.log(weights[c]) if weights[c] > 0.0 else -np.inf) - d * _HALF_LOG_2_PI
         for j in range(d):
             out[c] += np.log(factors[c, j, j])
+
+
+def triangular_log_constants(weights: np.ndarray, factors: np.ndarray) -> np.ndarray:
+    """log w + log |F| - d/2 log 2π of lower triangular factors (k, d, d); -inf for a component without weight."""
+    out = np.empty(len(factors))
+    _set_log_constants.call(np.ascontiguousarray(weights, FLOAT64), np.ascontiguousarray(factors, FLOAT64), out)
     return out
 
 
@@ -278,8 +294,9 @@ def centred_triangular(weights: np.ndarray, means: np.ndarray, factors: np.ndarr
     k, d = means.shape
     if d <= SMALL_SIZES[-1]:
         origin, size = _origin_and_size(d)
+        factors = np.ascontiguousarray(factors, FLOAT64)
         log_constants = triangular_log_constants(weights, factors)
-        return SmallTriangular(log_constants, np.ascontiguousarray(means), origin, np.ascontiguousarray(factors), size)
+        return SmallTriangular(log_constants, np.ascontiguousarray(means, FLOAT64), origin, factors, size)
     return _triangular(weights, means, np.zeros(d), factors, np.zeros(k, np.bool_), np.dtype(np.float64))
 
 

@@ -11,7 +11,7 @@ import numpy as np
 from fastgmm.covariance import Parameters
 from fastgmm.kernels import passes
 from fastgmm.kernels._jit import RANGE_ROWS, overload_for, parallel_region, run_shares
-from fastgmm.kernels.forms import HEAD, cut_moments, scratch_size, sums_size
+from fastgmm.kernels.forms import Moments, scratch_size, sums_size
 from fastgmm.kernels.vectors import aligned_zeros
 from fastgmm.statistics import Statistics, TreeSum
 
@@ -93,7 +93,7 @@ class RangedRows:
             about = np.zeros_like(form.means)
             about[:, : self.n_features] = centres - form.reference[: self.n_features]
         sums = self._sums(form, about)
-        moments = cut_moments(form, sums[HEAD:], about, self.n_features)
+        moments: Moments = form.cut(sums, about, self.n_features)
         return Statistics(*moments, float(sums[0]), int(sums[1]))
 
     def _sums(self, form: Any, about: np.ndarray) -> np.ndarray:
@@ -176,7 +176,9 @@ class ArrayRows(RangedRows):
         self._rows = rows
         self.memory: dict[Any, Any] | None = None
         self._weights = np.empty(0) if weights is None else weights
-        self._tame = weights is None or is_tame(weights.min(initial=1.0), weights.max(initial=1.0))
+        # Whether the rows are float32 and weights would fit, so that a tile of them may be.
+        tame = weights is None or is_tame(weights.min(initial=1.0), weights.max(initial=1.0))
+        self.single = bool(rows.dtype == np.float32 and tame)
         self._layout: tuple[Any, ...] = ()  # of the form that the arguments below are for
         self._arguments: tuple[Any, ...] = ()
         self._in_place = rows.dtype in (np.float64, np.float32) and rows.flags.aligned
@@ -198,11 +200,6 @@ class ArrayRows(RangedRows):
     def sample(self) -> "ArrayRows":
         """All rows: a start is sought among them."""
         return self
-
-    @property
-    def single(self) -> bool:  # type: ignore[override]
-        """Whether the rows are float32 and weights would fit, so that a tile of them may be."""
-        return bool(self._rows.dtype == np.float32) and self._tame
 
     def beside(self) -> "ArrayRows":
         """The same rows with working memory of their own, for another thread to read meanwhile."""
@@ -235,7 +232,8 @@ class ArrayRows(RangedRows):
 
     def _sums_of_one_range(self, form: Any, about: np.ndarray) -> np.ndarray:
         """As `_sums`, without what is there for many ranges: few rows take less time than that."""
-        layout = (type(form), form.means.shape, form.means.dtype, about.flags.c_contiguous)
+        means = form.means
+        layout = (type(form), means.shape, means.dtype, about.flags.c_contiguous)
         if self._layout != layout:
             self._layout = layout
             size = sums_size(form)
@@ -244,9 +242,8 @@ class ArrayRows(RangedRows):
             self._share = overload_for(
                 passes.statistics_share, 0, self._kernel_rows, self._weights, form, about, *self._arguments
             )
-        sums = self._arguments[-1]
         self._share(0, self._kernel_rows, self._weights, form, about, *self._arguments)
-        return sums[0].copy()
+        return self._arguments[-1][0].copy()
 
     def map(
         self, form: Any, *, log_likelihoods: bool = False, responsibilities: bool = False, labels: bool = False
