@@ -1,6 +1,7 @@
 """The sampler: its law, its streams, and what it says to bad input."""
 
 import hashlib
+import itertools
 import math
 import multiprocessing
 import os
@@ -20,6 +21,7 @@ import pytest
 from reference_chain import metropolis, noise_of_chain
 from scipy import stats
 
+from fastgmm.estimator import GaussianMixture
 from fastgmm.kernels._jit import COMPILED
 from fastgmm.mcmc import Chains, Independence, Mixed, ModeJump, RandomWalk, mcse, run, sample, starts
 from fastgmm.mcmc.proposals import Move
@@ -405,12 +407,26 @@ def test_the_start_is_left_alone():
         (["a", "b"], TypeError, "real numbers"),
         ([[0, 0], [0, np.nan], [0, 0], [np.inf, 0]], ValueError, "not finite for chains 1, 3"),
         (None, ValueError, "start=None is only for a Mixture"),
+        ([[0.0, 0.0], [0.0]], ValueError, "rows of start differ in length"),
+        (GaussianMixture(2), TypeError, "or be a Mixture or a function that draws them, not GaussianMixture"),
     ],
     ids=str,
 )
 def test_bad_starts_are_refused(start, error, said):
     with pytest.raises(error, match=said):
         sample(normal, start, 10)
+
+
+def test_a_function_that_draws_starts_of_several_dimensions_is_refused():
+    dimensions = itertools.count(1)
+    with pytest.raises(ValueError, match="rows of start differ in length"):
+        sample(normal, lambda generator: np.zeros(next(dimensions)), 10)
+
+
+@pytest.mark.parametrize("start", [None, [0.0, 0.0]])
+def test_what_is_no_density_is_said_before_anything_else(start):
+    with pytest.raises(TypeError, match="such as `mixture_` of a fitted GaussianMixture, not GaussianMixture"):
+        sample(GaussianMixture(2), start, 10)
 
 
 def test_a_start_outside_the_support_names_its_chains():
@@ -834,6 +850,8 @@ def test_counts_are_checked_by_name(name, least):
 def test_n_jobs_is_scikit_learns():
     with pytest.raises(ValueError, match="n_jobs must not be 0"):
         sample(normal, np.zeros(2), 10, n_jobs=0)
+    with pytest.raises(TypeError, match="n_jobs must be an integer or None, not 'all'"):
+        sample(normal, np.zeros(2), 10, n_jobs="all")
     before = numba.get_num_threads()
     sample(normal, np.zeros(2), 10, n_jobs=-1)
     assert numba.get_num_threads() == before
@@ -873,7 +891,8 @@ def test_a_proposal_covariance_holds_real_numbers():
 def test_more_memory_than_there_is_is_refused_in_bytes(d, chains, draws, bytes_):
     tracemalloc.start()
     try:
-        with pytest.raises(MemoryError, match=f"need {bytes_} bytes, but this machine has"):
+        many = f"{chains} chain{'s' * (chains != 1)} of {draws} draw{'s' * (draws != 1)} of {d} dimensions"
+        with pytest.raises(MemoryError, match=f"{many} need {bytes_} bytes, but this machine has"):
             sample(normal, np.zeros(d), draws, chains=chains)
         assert tracemalloc.get_traced_memory()[1] < 2**24
     finally:
@@ -939,6 +958,33 @@ def test_threads_may_sample_at_once():
         together = list(pool.map(run, range(4)))
     for seed, draws in enumerate(together):
         np.testing.assert_array_equal(draws, run(seed))
+
+
+PARALLEL_DENSITY = """
+    import numba, numpy as np
+    from fastgmm import sample
+
+    def density(x):
+        total = 0.0
+        for i in numba.prange(len(x)):
+            total += x[i] ** 2
+        return -0.5 * total
+
+    parallel, serial = (
+        sample(numba.njit(parallel=on)(density), np.zeros(50), 500, chains=20, seed=0, n_jobs=2) for on in (True, False)
+    )
+    print((parallel.draws == serial.draws).all())
+"""
+
+
+@pytest.mark.compiled
+def test_a_density_with_threads_of_its_own_is_asked_without_them():
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(p for p in sys.path if p)}
+    environment["NUMBA_THREADING_LAYER"] = "workqueue"  # which ends a process when two threads enter it
+    command = [sys.executable, "-c", textwrap.dedent(PARALLEL_DENSITY)]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.split() == ["True"]
 
 
 @pytest.mark.parametrize("d, n_chains, draws, warmup", [(1, 1, 1, 0), (200, 1, 3, 2), (1, 7, 2, 3)])

@@ -413,4 +413,5 @@ def test_refusals_of_the_compiler_become_one_paragraph():
     [("none", "return statement"), ("array(float64, 1d, C)", "sum or index"), ("OptionalType(float64)", "some path")],
 )
 def test_what_a_density_returns_instead_is_named(returned, hint):
-    assert hint in targets._return_message("density", returned)
+    message = targets._return_message("density", returned)
+    assert hint in message and not message.endswith("?.")

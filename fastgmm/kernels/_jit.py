@@ -4,6 +4,7 @@ import contextlib
 import functools
 import gc
 import hashlib
+import numbers
 import os
 import shutil
 import sys
@@ -407,15 +408,19 @@ def count_threads(n_jobs: int | None) -> int:
 
     Raises
     ------
+    TypeError
+        If `n_jobs` is no integer.
     ValueError
-        If `n_jobs` is 0.
+        If it is 0.
     """
     most = int(config.NUMBA_NUM_THREADS)
     if n_jobs is None:
         return min(int(numba.get_num_threads()), _openmp_threads() or most)
+    if not isinstance(n_jobs, numbers.Integral):
+        raise TypeError(f"n_jobs must be an integer or None, not {n_jobs!r}.")
     if n_jobs == 0:
         raise ValueError("n_jobs must not be 0; use None, a positive number of threads, or -1 for all.")
-    return max(1, min(most, n_jobs if n_jobs > 0 else most + 1 + n_jobs))
+    return max(1, min(most, int(n_jobs) if n_jobs > 0 else most + 1 + int(n_jobs)))
 
 
 def _openmp_threads() -> int:

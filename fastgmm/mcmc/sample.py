@@ -15,7 +15,7 @@ from fastgmm.mcmc.proposals import Kernel, Move, RandomWalk
 from fastgmm.mcmc.result import Chains, Origin
 from fastgmm.mcmc.run import Progress, Run, State, chain_generators, name_chains, new_state, show
 from fastgmm.mcmc.starts import draw_starts, first_densities, given_starts, is_drawn
-from fastgmm.mcmc.targets import Target, make_target
+from fastgmm.mcmc.targets import Target, check_kind, make_target
 from fastgmm.mixture import Mixture
 
 # Neighbouring float64 are further apart than this beyond 1e14: differences of log-densities are lost.
@@ -56,8 +56,8 @@ def sample(
     ----------
     target : function or Mixture
         The log-density, up to a constant: a function `target(x, *args) -> float` of a 1-D float64 array x of shape
-        (dim,), -inf outside its support; or a `Mixture`. A plain Python function is compiled by `numba.njit`. It
-        should depend on its arguments alone, and it is called from several threads.
+        (dim,), -inf outside its support; or a `Mixture`. A plain Python function is compiled by `numba.njit`, one with
+        `parallel=True` without that: it is called from several threads. It should depend on its arguments alone.
     start : array_like of shape (dim,) or (chains, dim), Mixture or callable, optional
         Where the chains start: one point for all of them, or one each; or what they are drawn from, a `Mixture` or a
         function `start(generator) -> (dim,)`, each up to 100 times until its density is finite. May be left out for a
@@ -154,6 +154,7 @@ def sample(
     if nan not in ("reject", "raise"):
         raise ValueError(f"nan must be 'reject' or 'raise', not {nan!r}.")
     kernel = _checked_kernel(kernel, proposal_cov, warmup)
+    check_kind(target)
     if start is None:
         if not isinstance(target, Mixture):
             raise ValueError(
@@ -395,8 +396,9 @@ def _check_memory(chains: int, draws: int, dimensions: int, moves: Sequence[Move
         present = 2**47
     if wanted > present:
         raise MemoryError(
-            f"{chains} chains of {draws} draws of {dimensions} dimensions need {wanted} bytes, but this machine has "
-            f"{present}; ask for fewer chains or draws, or thin them."
+            f"{chains} chain{'s' * (chains != 1)} of {draws} draw{'s' * (draws != 1)} of {dimensions} "
+            f"dimension{'s' * (dimensions != 1)} need {wanted} bytes, but this machine has {present}; ask for fewer "
+            "chains or draws, or thin them."
         )
 
 

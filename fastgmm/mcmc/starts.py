@@ -30,7 +30,14 @@ def given_starts(start: Any, chains: int) -> np.ndarray:
     TypeError, ValueError
         If they are no finite real numbers, or too many or too few.
     """
-    given = np.asarray(start)
+    try:
+        given = np.asarray(start)
+    except ValueError:
+        raise ValueError("The rows of start differ in length; every chain needs a point of shape (dim,).") from None
+    if given.dtype == object and given.ndim == 0:
+        raise TypeError(
+            f"start must hold real numbers, or be a Mixture or a function that draws them, not {type(start).__name__}."
+        )
     if given.dtype.kind not in "biuf":
         raise TypeError(f"start must hold real numbers, not dtype {given.dtype}.")
     if given.ndim not in (1, 2) or given.size == 0:

@@ -71,6 +71,7 @@ def make_target(target: Any, args: tuple[Any, ...], vectorized: bool = False) ->
         If `target` is neither a function nor a `Mixture`, does not compile for these arguments, or returns
         something other than a real number; or if an argument is of a kind that cannot be handed on.
     """
+    check_kind(target)
     if isinstance(target, Mixture):
         if args:
             raise TypeError("args go to a function; a Mixture target takes none.")
@@ -78,14 +79,18 @@ def make_target(target: Any, args: tuple[Any, ...], vectorized: bool = False) ->
     if not isinstance(args, tuple):
         raise TypeError(f"args must be a tuple, e.g. args=(data,), but is of type {type(args).__name__}.")
     values = tuple(_checked_argument(value, f"args[{i}]") for i, value in enumerate(args))
-    if not callable(target):
+    if not COMPILED:
+        return _plain_target(target, values, vectorized)
+    return _compiled_target(_compiled(target), values, vectorized)
+
+
+def check_kind(target: Any) -> None:
+    """Refuse what is no density at all."""
+    if not isinstance(target, Mixture) and not callable(target):
         raise TypeError(
             "The target must be a function of a 1-D array or a Mixture, such as `mixture_` of a fitted "
             f"GaussianMixture, not {type(target).__name__}."
         )
-    if not COMPILED:
-        return _plain_target(target, values, vectorized)
-    return _compiled_target(_compiled(target), values, vectorized)
 
 
 def function_name(target: Any) -> str:
@@ -95,8 +100,14 @@ def function_name(target: Any) -> str:
 
 @functools.lru_cache(maxsize=64)
 def _compiled(target: Any) -> Any:
-    """The target itself, or what Numba makes of a plain Python function."""
+    """The target itself, or what Numba makes of a plain Python function.
+
+    One with `parallel=True` is compiled without: the chains are on threads already, of which two that enter Numba's
+    "workqueue" end the process.
+    """
     if isinstance(target, Dispatcher):
+        if target.targetoptions.get("parallel"):
+            return numba.jit(**{**target.targetoptions, "parallel": False})(target.py_func)
         return target
     name = function_name(target)
     try:
@@ -257,7 +268,8 @@ def _return_message(name: str, returned: str) -> str:
         hint = "; sum or index the array"
     elif returned.startswith("Optional"):
         hint = "; on some path the return statement is missing"
-    return f"The log-density {name!r} must return one real number but returns {returned}{hint}."
+    end = "" if hint.endswith("?") else "."
+    return f"The log-density {name!r} must return one real number but returns {returned}{hint}{end}"
 
 
 def _compile_message(name: str, error: Exception, vectorized: bool = False) -> str:
