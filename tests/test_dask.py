@@ -27,7 +27,7 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore:Sending large graph:UserWarning"),
 ]
 N, D, K = (5000 if COMPILED else 240), 3, 2
-PARTITIONS = 10  # on a cluster
+PARTITIONS = 20  # on a cluster: more than are added at once
 CHUNK = N // 5 - 7  # the last one is short
 every_structure = pytest.mark.parametrize("structure", DISTINCT if COMPILED else ["full", "spherical"])
 
@@ -90,6 +90,13 @@ def scheduler(request):
 def test_the_fit_is_that_of_rows_in_memory(structure):
     rows, options = make_rows(), start(structure)
     assert_same(fitted(cut(rows), options), fitted(rows, options))
+
+
+@pytest.mark.parametrize("arity", [2, 3])
+def test_statistics_are_added_in_a_tree(arity, monkeypatch):
+    rows, options = make_rows(), start()
+    monkeypatch.setattr(source, "_ARITY", arity)
+    assert_same(fitted(cut(rows, N // 23), options), fitted(rows, options))
 
 
 @pytest.mark.parametrize("kind", ["float32", "int", "weights", "prior", "squarem", "auto", "warm", "frame", "far"])
@@ -160,6 +167,14 @@ def test_rows_that_lack_entries_from_a_start_that_is_sought(more):
     assert_same(found, whole)
     assert found.bic(cut(rows)) == pytest.approx(whole.bic(rows))
     np.testing.assert_array_equal(found.predict(cut(rows)).compute(), whole.predict(rows))
+
+
+def test_a_sample_without_a_feature_has_the_mean_of_all_rows():
+    rows = make_rows()
+    rows[1:, 1] = np.nan
+    parts = source.open_collection(GaussianMixture(missing="em"), cut(rows), fitting=True)[1]
+    sample = source.DaskRows(parts, rows.dtype, D, 8, 0, allow_missing=True).sample
+    np.testing.assert_allclose(sample.take(np.arange(8))[:, 1], rows[0, 1])
 
 
 def test_what_may_not_be_missing_from_partitions():
