@@ -15,7 +15,7 @@ from bench.chunks import measure_chunks
 from bench.client import Pool, WorkerError
 from bench.compare import BASELINE, compare_kernels
 from bench.densities import DENSITIES
-from bench.fits import measure_fits
+from bench.fits import REFERENCES, measure_fits
 from bench.grid import GRID, QUICK_GRID, describe_grid, measure_grid
 from bench.measure import Disagreement, Effort, describe_machine, measure
 from bench.memory import measure_memory
@@ -242,7 +242,8 @@ def _describe_fits(row: dict[str, Any]) -> str:
     seconds = " and ".join(f"{fit['median_seconds']:.3g}" for fit in (theirs, ours))
     parts = [f"fit {seconds} s ({ours['median_ratio']:.2g} times faster)"]
     parts += [f"{method} {found[OURS]['median_ratio']:.2g}" for method, found in row["predictions"].items()]
-    parts += [f"{name} {found['median_ratio']:.2g}" for name, found in row["variants"].items() if name != "float64"]
+    variants = {**row["variants"], **row.get("types", {})}
+    parts += [f"{name} {found['median_ratio']:.2g}" for name, found in variants.items() if name not in REFERENCES]
     return ", ".join(parts)
 
 

@@ -14,7 +14,7 @@ from typing import Any, Self
 import numpy as np
 
 from bench.peers import Peer
-from bench.problems import Array, Problem, Start, make_rows, make_start
+from bench.problems import Array, Problem, Start, make_rows, make_start, widen
 from bench.workers import Run
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -32,11 +32,11 @@ class WorkerError(Exception):
 
 
 class Task:
-    """A problem with its rows and start, in files that workers read."""
+    """A problem with its rows, which may be widened, and start, in files that workers read."""
 
-    def __init__(self, problem: Problem) -> None:
+    def __init__(self, problem: Problem, *, wide: bool = False) -> None:
         self.problem = problem
-        self.rows: Array = make_rows(problem)
+        self.rows: Array = widen(make_rows(problem)) if wide else make_rows(problem)
         self.start: Start = make_start(problem, self.rows)
         self._folder = tempfile.TemporaryDirectory(prefix="fastgmm-bench-")
         np.save(self.path("rows.npy"), self.rows)

@@ -11,6 +11,8 @@ from bench.problems import Problem
 from bench.workers.estimator import OPTIONS, PREDICTIONS
 
 FLOAT32_FEATURES = 8  # from so many on, float32 rows are compared with float64
+# What fastgmm's other ways are compared with.
+REFERENCES = PLAIN, FLOAT64 = ("plain", "float64")
 _BY_NAME = {peer.name: peer for peer in PEERS}
 
 
@@ -43,7 +45,8 @@ def measure_fits(
             fits = _fit(pair, task, seeds, patience)
             predictions = _predict(pair, rounds)
         variants = _compare_variants(task, rounds, seconds, more_threads)
-    return {"problem": vars(problem), "fit": fits, "predictions": predictions, "variants": variants}
+    found = {"problem": vars(problem), "fit": fits, "predictions": predictions, "variants": variants}
+    return found if problem.features < FLOAT32_FEATURES else {**found, "types": _compare_types(problem, rounds, seconds)}
 
 
 def _fit(workers: dict[str, Worker], task: Task, seeds: int, patience: float) -> dict[str, Any]:
@@ -79,22 +82,35 @@ def _predict(workers: dict[str, Worker], rounds: int) -> dict[str, Any]:
 
 
 def _compare_variants(task: Task, rounds: int, seconds: float, more_threads: int) -> dict[str, Any]:
-    """Compare fastgmm's iterations on float64 rows and one thread with its other options, and with more threads."""
-    variants = {"float64": ("float64", 1), **dict.fromkeys(OPTIONS, ("float64", 1))}
-    if task.problem.features >= FLOAT32_FEATURES:
-        variants["float32"] = ("float32", 1)
+    """Compare fastgmm's plain iterations on one thread with its other options, and with more threads."""
+    threads = {PLAIN: 1, **dict.fromkeys(OPTIONS, 1)}
     if more_threads > 1:
-        variants[f"{more_threads} threads"] = ("float64", more_threads)
+        threads[f"{more_threads} threads"] = more_threads
     with ExitStack() as stack:
         workers = {
-            name: stack.enter_context(Worker(_BY_NAME[OURS], sys.executable, threads)).take(task, dtype)
-            for name, (dtype, threads) in variants.items()
+            name: stack.enter_context(Worker(_BY_NAME[OURS], sys.executable, count)).take(task)
+            for name, count in threads.items()
         }
         for option in OPTIONS:
             workers[option].ask("choose", option=option)
-        iterations = {name: choose_iterations(worker, seconds) for name, worker in workers.items()}
-        times: dict[str, list[float]] = {name: [] for name in workers}
-        for _ in range(rounds):
-            for name, worker in workers.items():
-                times[name].append(seconds_per_iteration(worker, iterations[name], seconds))
-    return {name: summarise(times["float64"], each) for name, each in times.items()}
+        return _take_turns(workers, PLAIN, rounds, seconds)
+
+
+def _compare_types(problem: Problem, rounds: int, seconds: float) -> dict[str, Any]:
+    """Compare fastgmm's iterations on rows of both types, no component of which is too narrow for float32."""
+    with Task(problem, wide=True) as task, ExitStack() as stack:
+        workers = {
+            dtype: stack.enter_context(Worker(_BY_NAME[OURS], sys.executable, 1)).take(task, dtype)
+            for dtype in (FLOAT64, "float32")
+        }
+        return _take_turns(workers, FLOAT64, rounds, seconds)
+
+
+def _take_turns(workers: dict[str, Worker], reference: str, rounds: int, seconds: float) -> dict[str, Any]:
+    """Let each run iterations in turn, and compare it with the reference."""
+    iterations = {name: choose_iterations(worker, seconds) for name, worker in workers.items()}
+    times: dict[str, list[float]] = {name: [] for name in workers}
+    for _ in range(rounds):
+        for name, worker in workers.items():
+            times[name].append(seconds_per_iteration(worker, iterations[name], seconds))
+    return {name: summarise(times[reference], each) for name, each in times.items()}

@@ -77,6 +77,14 @@ def make_rows(problem: Problem, seed: int = 0) -> Array:
     return rows
 
 
+def widen(rows: Array, seed: int = 2) -> Array:
+    """Return rows with noise added, so that no component is too narrow in any direction for float32.
+
+    Of a covariance whose condition is some millions float32 has no digits, and rows in it are computed in float64.
+    """
+    return rows + 0.5 * np.random.default_rng(seed).standard_normal(rows.shape)
+
+
 def make_start(problem: Problem, rows: Array, seed: int = 1) -> Start:
     """Return uniform weights, seeded rows as means, and the variances of the data as covariances.
 

@@ -190,8 +190,8 @@ def predictions_table(results: Results) -> str:
     rows = []
     for row in results["rows"]:
         cells = [times(row["predictions"][method][OURS]["median_ratio"]) for method in methods]
-        float32 = row["variants"].get("float32")
-        rows.append((problem_of(row), [*cells, times(float32["median_ratio"] if float32 else None)]))
+        types = row.get("types")
+        rows.append((problem_of(row), [*cells, times(types["float32"]["median_ratio"] if types else None)]))
     return table([*(f"`{method}`" for method in methods), "EM, float32 over float64 rows"], rows)
 
 

@@ -111,9 +111,15 @@ def fits_results(results):
     for row in results["rows"]:
         fit = copy.deepcopy(times)
         fit["scikit-learn"]["scores"], fit["fastgmm"]["scores"] = [-3.0, -3.0], [-3.0, -2.5]
-        variants = {"float64": times["scikit-learn"], "2 threads": times["fastgmm"], "prior": times["scikit-learn"]}
+        variants = {"plain": times["scikit-learn"], "2 threads": times["fastgmm"], "prior": times["scikit-learn"]}
         rows.append(
-            {"problem": row["problem"], "fit": fit, "predictions": {"predict": times}, "variants": variants},
+            {
+                "problem": row["problem"],
+                "fit": fit,
+                "predictions": {"predict": times},
+                "variants": variants,
+                "types": {"float64": times["scikit-learn"], "float32": times["fastgmm"]},
+            },
         )
     return {"machine": results["machine"], "rounds": 2, "rows": rows}
 
