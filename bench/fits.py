@@ -46,7 +46,9 @@ def measure_fits(
             predictions = _predict(pair, rounds)
         variants = _compare_variants(task, rounds, seconds, more_threads)
     found = {"problem": vars(problem), "fit": fits, "predictions": predictions, "variants": variants}
-    return found if problem.features < FLOAT32_FEATURES else {**found, "types": _compare_types(problem, rounds, seconds)}
+    if problem.features >= FLOAT32_FEATURES:
+        found["types"] = _compare_types(problem, rounds, seconds)
+    return found
 
 
 def _fit(workers: dict[str, Worker], task: Task, seeds: int, patience: float) -> dict[str, Any]:

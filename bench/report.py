@@ -43,8 +43,8 @@ def make_report(results: dict[str, dict[str, Any]], chart: str | None = None) ->
         text = "Initialisation included, defaults throughout; medians over seeds, one thread each. " + _machine(fits)
         parts.append(_fold("Whole fits", f"{tables.fits_table(fits)}\n\n{text}"))
         text = (
-            f"How many times faster than {REFERENCE}, one thread each; last, how much faster {OURS}'s EM reads float32, "
-            "of rows so wide in every direction that float32 can hold a component's covariance."
+            f"How many times faster than {REFERENCE}, one thread each; last, how much faster {OURS}'s EM reads "
+            "float32, of rows so wide in every direction that float32 can hold a component's covariance."
         )
         parts.append(_fold("Predictions, and float32 rows", f"{tables.predictions_table(fits)}\n\n{text}"))
         text = (
