@@ -226,6 +226,8 @@ class ArrayRows(RangedRows):
 
     def _sums(self, form: Any, about: np.ndarray) -> np.ndarray:
         """The vector of sums over all rows."""
+        if self.n_rows == 0:  # an array without rows has another layout, for which kernels would be compiled
+            return np.zeros(sums_size(form))
         if self.n_rows <= RANGE_ROWS and self._in_place:
             return self._sums_of_one_range(form, about)
         return super()._sums(form, about)
