@@ -390,6 +390,16 @@ def test_one_start_serves_all_chains_or_each_has_its_own():
     assert both.draws[1, 0, 0] < 0 < first.draws[1, 0, 0]
 
 
+def test_chains_that_start_at_one_point_without_warmup_are_warned_of():
+    with pytest.warns(RuntimeWarning, match="All 3 chains start at one point and without warm-up") as caught:
+        sample(normal, [1.0, 2.0], 5, chains=3, warmup=0, seed=0)
+    assert caught[0].filename == __file__
+    for start, chains, warmup in (([1.0, 2.0], 1, 0), ([1.0, 2.0], 3, 5), ([[1.0, 2.0], [1.0, 2.5]], 2, 0)):
+        with warnings.catch_warnings():
+            warnings.filterwarnings("error", message="All .* chains start")
+            sample(normal, start, 5, chains=chains, warmup=warmup, seed=0)
+
+
 def test_the_start_is_left_alone():
     start = np.ones(2)
     sample(normal, start, 30, warmup=0, seed=0)
@@ -787,7 +797,8 @@ def test_steps_of_a_wrong_size_are_not_told_where_another_walk_has_the_right_one
     walks = [RandomWalk(cov=scale**2 * np.eye(2), adapt=None) for scale in (1.0, 1e6)]
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        chains = sample(normal, np.zeros(2), 1500, warmup=0, seed=0, kernel=Mixed([(walk, 1.0) for walk in walks]))
+        kernel = Mixed([(walk, 1.0) for walk in walks])
+        chains = sample(normal, np.zeros(2), 1500, chains=1, warmup=0, seed=0, kernel=kernel)
     assert (chains.acceptance_rate[:, 1] < 0.01).all()
 
 

@@ -124,7 +124,8 @@ def sample(
     -----
     RuntimeWarning
         If the density was NaN at candidates, which were rejected; if log-densities are so large that their
-        differences are lost; if a random walk's candidates are nearly all rejected, or accepted.
+        differences are lost; if a random walk's candidates are nearly all rejected, or accepted; if several chains
+        start at one point without warm-up.
 
     References
     ----------
@@ -180,6 +181,8 @@ def sample(
     else:
         densities = first_densities(checked, starts)
     _warn_of_size(densities)
+    if warmup == 0:
+        _warn_of_starts(starts)
 
     origin = Origin(target, args, vectorized, kernel)
     state = new_state(sequence, moves, starts, densities, chain_generators(sequence, chains))
@@ -456,6 +459,17 @@ def _warn_of_size(densities: np.ndarray) -> None:
         warnings.warn(
             f"Log-densities are as large as {largest:.3g}, where differences below {np.spacing(largest):.2g} are lost "
             "to rounding, so that candidates are accepted which should not be; leave out constants.",
+            RuntimeWarning,
+            stacklevel=3,
+        )
+
+
+def _warn_of_starts(starts: np.ndarray) -> None:
+    if len(starts) > 1 and (starts == starts[0]).all():
+        warnings.warn(
+            f"All {len(starts)} chains start at one point and without warm-up, so that R-hat can hardly tell whether "
+            "they have found the same density. Give each a start of its own, or a Mixture or a function to draw them "
+            "from, or let warmup lead them apart.",
             RuntimeWarning,
             stacklevel=3,
         )
