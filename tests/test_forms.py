@@ -7,7 +7,7 @@ import pytest
 import reference
 from reference import FAMILIAR, as_tile, from_tile
 
-from fastgmm.covariance import STRUCTURES
+from fastgmm.covariance import STRUCTURES, Parameters
 from fastgmm.kernels import centred, expanded, forms, triangular
 from fastgmm.kernels._jit import COMPILED, TILE_ROWS, TILE_STRIDE
 
@@ -256,6 +256,16 @@ def test_few_sizes_are_compiled(d):
         assert form.size.ndim == d
     else:
         assert isinstance(form, triangular.Triangular)
+
+
+@every_route
+@pytest.mark.parametrize("d", [3, 6])
+def test_arrays_of_a_form_are_contiguous_whatever_the_parameters_are(route, d):
+    if not has_form(route, d):
+        pytest.skip("there is no such form of so few features")
+    parameters = reference.random_parameters(route.structure, 4, d, np.random.default_rng(0))
+    form = make_form(route, Parameters(*map(np.asfortranarray, parameters)))
+    assert all(part.flags.c_contiguous for part in form if isinstance(part, np.ndarray))
 
 
 def test_every_form_is_exercised():

@@ -76,6 +76,19 @@ def test_weighted_statistics(structure, d, kind, k, pattern):
     assert_close_to_twin(found, rows, parameters, structure, row_weights)
 
 
+@every_route
+def test_every_pass_over_few_rows_has_sums_of_its_own(structure, d, kind):
+    _, form, rows = case(structure, d, kind)
+    others = [case(structure, d, kind, k=k, seed=seed)[1] for k, seed in ((3, 1), (2, 2))]
+    source = ArrayRows(rows)
+    # Forms alike and of another layout by turns; the arrays of a pass may be those of the one before.
+    for asked in (form, others[0], others[1], form):
+        found, alone = source.reduce(asked), ArrayRows(rows).reduce(asked)
+        again = super(ArrayRows, ArrayRows(rows)).reduce(asked)  # as of many rows
+        assert same_bits(found, alone)
+        assert same_bits(found, again)
+
+
 @pytest.mark.parametrize(("structure", "d"), [r[:2] for r in reference.ROUTES if r[2] == "centred"])
 def test_moments_are_about_the_centres_asked_for(structure, d):
     parameters, form, rows = case(structure, d)

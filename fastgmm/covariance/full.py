@@ -1,7 +1,6 @@
 """Full: every component has a covariance matrix of its own. Covariances and factors have shape (k, d, d)."""
 
 import math
-from itertools import repeat
 from typing import Any
 
 import numpy as np
@@ -89,11 +88,22 @@ def _maximise(
 
 def maximise(statistics: Statistics, prior: Hyperparameters) -> Update:
     """Parameters that maximise the expected log-likelihood and log-prior, the ridge added to the diagonals."""
-    *moments, _, _ = join(statistics, prior, second_moments, stack)
-    k, d = statistics.centres.shape
-    parameters = Parameters(np.empty(k), np.empty((k, d)), np.empty((k, d, d)), np.empty((k, d, d)))
-    joined = prior.ridge, prior.concentration, prior.shrinkage, prior.rows
-    failed, jumped = _maximise.call(*map(np.ascontiguousarray, moments, repeat(FLOAT64)), *joined, *parameters)
+    centres, weight, first, second, _, _ = join(statistics, prior, second_moments, stack)
+    shape = k, d, _ = second.shape
+    parameters = Parameters(np.empty(k), np.empty((k, d)), np.empty(shape), np.empty(shape))
+    ridge, concentration, shrinkage, _, rows, _ = prior
+    contiguous = np.ascontiguousarray
+    failed, jumped = _maximise.call(
+        contiguous(centres, FLOAT64),
+        contiguous(weight, FLOAT64),
+        contiguous(first, FLOAT64),
+        contiguous(second, FLOAT64),
+        ridge,
+        concentration,
+        shrinkage,
+        rows,
+        *parameters,
+    )
     return Update(parameters, failed, jumped)
 
 

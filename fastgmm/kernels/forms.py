@@ -6,7 +6,8 @@ that expand the squares about one reference, faster, for components not too narr
 `triangular.py` both for a covariance matrix per component; `masked.py` those for rows that lack entries.
 
 Every form has `means` (k, d), for its shape, and a `reference` (d,) that is subtracted while a tile is loaded: means
-and centres are in the tile's coordinates, relative to it. The type of `means` is the type a tile is computed in.
+and centres are in the tile's coordinates, relative to it. The type of `means` is the type a tile is computed in. Arrays
+are C-contiguous, so that forms of one class, shape and type are one type to the compiler.
 Features may be padded with zeros to a size the form can walk in blocks; the padding adds exact zeros to every sum.
 """
 

@@ -423,7 +423,7 @@ def _log(weights: np.ndarray) -> np.ndarray:
 
 def triangular(weights: np.ndarray, means: np.ndarray, factors: np.ndarray, *, shared: bool = False) -> Any:
     """Form for one lower triangular factor (k, d, d) per component, or the same for all."""
-    d = means.shape[1]
+    means, d = np.ascontiguousarray(means), means.shape[1]
     log_determinants = np.log(np.einsum("cjj->cj", factors)).sum(axis=1)
     columns = factors.swapaxes(1, 2).copy()
     packed = pack_triangles(math.sqrt(0.5) * factors).ravel()
@@ -432,5 +432,6 @@ def triangular(weights: np.ndarray, means: np.ndarray, factors: np.ndarray, *, s
 
 def diagonal(weights: np.ndarray, means: np.ndarray, scales: np.ndarray, *, summed: bool = False) -> Any:
     """Form for the reciprocal standard deviations (k, d); `summed` if a component's are to be the same."""
+    means, scales = np.ascontiguousarray(means), np.ascontiguousarray(scales)
     log_scales = np.log(scales) - _HALF_LOG_2_PI
     return MaskedDiagonal(_log(weights), means, np.zeros(means.shape[1]), scales, log_scales, summed)

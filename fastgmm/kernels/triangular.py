@@ -274,9 +274,8 @@ def triangular(
     In float32 if the rows are `single` and their digits suffice. What is narrow is centred, and where that is not
     enough, all is, with rows as they are.
     """
-    d = means.shape[1]
-    if d <= SMALL_SIZES[-1]:
-        return centred_triangular(weights, means, factors)
+    if means.shape[1] <= SMALL_SIZES[-1]:
+        return _small_triangular(weights, means, factors)
     reference, offsets = about_reference(weights, means)
     variances = np.einsum("cjj->cj", covariances)
     spreads = triangular_spreads(factors, covariances, offsets)
@@ -293,11 +292,15 @@ def centred_triangular(weights: np.ndarray, means: np.ndarray, factors: np.ndarr
     """The form that is good for any parameters, rows and centres of moments: nothing is expanded."""
     k, d = means.shape
     if d <= SMALL_SIZES[-1]:
-        origin, size = _origin_and_size(d)
-        factors = np.ascontiguousarray(factors, FLOAT64)
-        log_constants = triangular_log_constants(weights, factors)
-        return SmallTriangular(log_constants, np.ascontiguousarray(means, FLOAT64), origin, factors, size)
+        return _small_triangular(weights, means, factors)
     return _triangular(weights, means, np.zeros(d), factors, np.zeros(k, np.bool_), np.dtype(np.float64))
+
+
+def _small_triangular(weights: np.ndarray, means: np.ndarray, factors: np.ndarray) -> SmallTriangular:
+    origin, size = _origin_and_size(means.shape[1])
+    factors, log_constants = np.ascontiguousarray(factors, FLOAT64), np.empty(len(factors))
+    _set_log_constants.call(np.ascontiguousarray(weights, FLOAT64), factors, log_constants)
+    return SmallTriangular(log_constants, np.ascontiguousarray(means, FLOAT64), origin, factors, size)
 
 
 def _triangular(
@@ -312,6 +315,6 @@ def _triangular(
     halved = math.sqrt(0.5) * factors
     shifts = np.where(expanded[:, None], -(halved @ offsets[:, :, None])[:, :, 0], 0.0)
     log_constants, offsets, packed, shifts = (
-        part.astype(dtype) for part in (log_constants, offsets, pack_triangles(halved), shifts)
+        part.astype(dtype, order="C") for part in (log_constants, offsets, pack_triangles(halved), shifts)
     )
     return Triangular(log_constants, offsets, reference, packed.ravel(), shifts.ravel(), ~expanded)

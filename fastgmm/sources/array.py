@@ -87,7 +87,10 @@ class RangedRows:
         return structure.centred_form(parameters)
 
     def reduce(self, form: Any, centres: np.ndarray | None = None) -> Statistics:
-        """Statistics of all rows under `form`, with moments about `centres` (k, d), by default the form's own."""
+        """Statistics of all rows under `form`, with moments about `centres` (k, d), by default the form's own.
+
+        Their arrays may lie in memory of the source: they hold until its next pass.
+        """
         about = form.means
         if centres is not None:
             about = np.zeros_like(form.means)
@@ -181,7 +184,10 @@ class ArrayRows(RangedRows):
         self.single = bool(rows.dtype == np.float32 and tame)
         self._layout: tuple[Any, ...] = ()  # of the form that the arguments below are for
         self._arguments: tuple[Any, ...] = ()
+        # Those of the sums among them, where moments are the sums as they lie: weight, first and second.
+        self._moments: tuple[np.ndarray, np.ndarray, np.ndarray] | None = None
         self._in_place = rows.dtype in (np.float64, np.float32) and rows.flags.aligned
+        self._few = 0 < self.n_rows <= RANGE_ROWS and self._in_place
 
     @property
     def weighted(self) -> bool:
@@ -224,28 +230,36 @@ class ArrayRows(RangedRows):
             found = (places * self.n_rows).astype(np.int64)
         return np.minimum(found, self.n_rows - 1)  # rounded to 1, a place is beyond the last
 
+    def reduce(self, form: Any, centres: np.ndarray | None = None) -> Statistics:
+        """As for any rows, without what is there for many ranges: few rows take less time than that."""
+        if centres is not None or not self._few:
+            return super().reduce(form, centres)
+        means = form.means
+        layout = type(form), means.shape, means.dtype
+        if self._layout != layout:
+            self._lay_out(form, layout)
+        self._share(0, self._kernel_rows, self._weights, form, means, *self._arguments)
+        sums, parts = self._arguments[-1][0], self._moments
+        moments: Moments = form.cut(sums, means, self.n_features) if parts is None else (means, *parts)
+        return Statistics(*moments, sums.item(0), int(sums.item(1)))
+
+    def _lay_out(self, form: Any, layout: tuple[Any, ...]) -> None:
+        """Prepare memory and the compiled function for passes under forms like this one."""
+        sums = np.zeros((1, sums_size(form)))
+        self._layout, self._kernel_rows = layout, _as_kernel_rows(self._rows)
+        self._arguments = (1, 1, self._scratch(1, form), np.zeros((1, *sums.shape)), sums)
+        arguments = self._kernel_rows, self._weights, form, form.means, *self._arguments
+        self._share = overload_for(passes.statistics_share, 0, *arguments)
+        moments: Moments = form.cut(sums[0], form.means, self.n_features)
+        # Where they are the sums as they lie, about the form's means, they are the same arrays after every pass.
+        standing = moments[0] is form.means and all(np.may_share_memory(part, sums) for part in moments[1:])
+        self._moments = moments[1:] if standing else None
+
     def _sums(self, form: Any, about: np.ndarray) -> np.ndarray:
         """The vector of sums over all rows."""
         if self.n_rows == 0:  # an array without rows has another layout, for which kernels would be compiled
             return np.zeros(sums_size(form))
-        if self.n_rows <= RANGE_ROWS and self._in_place:
-            return self._sums_of_one_range(form, about)
         return super()._sums(form, about)
-
-    def _sums_of_one_range(self, form: Any, about: np.ndarray) -> np.ndarray:
-        """As `_sums`, without what is there for many ranges: few rows take less time than that."""
-        means = form.means
-        layout = (type(form), means.shape, means.dtype, about.flags.c_contiguous)
-        if self._layout != layout:
-            self._layout = layout
-            size = sums_size(form)
-            self._arguments = (1, 1, self._scratch(1, form), np.zeros((1, 1, size)), np.zeros((1, size)))
-            self._kernel_rows = _as_kernel_rows(self._rows)
-            self._share = overload_for(
-                passes.statistics_share, 0, self._kernel_rows, self._weights, form, about, *self._arguments
-            )
-        self._share(0, self._kernel_rows, self._weights, form, about, *self._arguments)
-        return self._arguments[-1][0].copy()
 
     def map(
         self, form: Any, *, log_likelihoods: bool = False, responsibilities: bool = False, labels: bool = False

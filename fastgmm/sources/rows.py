@@ -47,7 +47,10 @@ class Rows(Protocol):
         """The same, good for any data and for moments about any centres."""
 
     def reduce(self, form: Any, centres: np.ndarray | None = None) -> Statistics:
-        """Statistics of all rows under `form`, with moments about `centres` (k, d), by default the form's own."""
+        """Statistics of all rows under `form`, with moments about `centres` (k, d), by default the form's own.
+
+        Their arrays may lie in memory of the source: they hold until its next pass.
+        """
 
 
 class SourceError(ValueError):
