@@ -103,6 +103,61 @@ def measure(form, out):
 """
 
 
+KNOWN = """
+import gc
+
+import numba
+from numba.core.registry import cpu_target
+
+from fastgmm.kernels import _jit
+
+target = cpu_target.target_context
+{how}
+assert "refresh" not in vars(target) and gc.isenabled() and not gc.get_freeze_count()
+target.refresh()  # what the last overload of all registers
+
+
+def name(thing):
+    if isinstance(thing, tuple):
+        return [name(item) for item in thing]
+    return f"{{thing.__module__}}.{{thing.__qualname__}}" if hasattr(thing, "__qualname__") else type(thing).__name__
+
+
+def names(table):
+    return [[name(key), [[str(kind), name(function)] for kind, function in table[key].versions]] for key in table]
+
+
+typing = target.typing_context
+result = [[[name(key), [name(type(each)) for each in found]] for key, found in table.items()]
+          for table in (typing._functions, typing._attributes)]
+result += [names(table) for table in (target._defns, target._getattrs, target._setattrs)]
+result += [names({{0: table}}) for table in (target._casts, target._get_constants)]
+folder = None
+"""
+
+
+def test_numba_is_set_up_as_it_would_be_by_itself(tmp_path):
+    alone, _ = run(KNOWN.format(how="target.refresh()"), PACKAGE.parent, tmp_path, PYTHONHASHSEED="0")
+    ours, _ = run(KNOWN.format(how="_jit.set_up_numba()"), PACKAGE.parent, tmp_path, PYTHONHASHSEED="0")
+    assert len(alone[0]) > 300 and len(alone[2]) > 300
+    assert ours == alone
+
+
+def test_objects_that_were_frozen_stay_so(tmp_path):
+    code = """
+import gc
+
+gc.freeze()
+before = gc.get_freeze_count()
+from fastgmm.kernels import _jit
+
+_jit.set_up_numba()
+result, folder = [before, gc.get_freeze_count()], None
+"""
+    (before, after), _ = run(code, PACKAGE.parent, tmp_path)
+    assert before > 1_000 and after > 0.9 * before
+
+
 def test_importing_compiles_nothing(tmp_path):
     code = """
 import fastgmm

@@ -17,7 +17,14 @@ from numba.core.registry import cpu_target
 
 from fastgmm.covariance import STRUCTURES
 from fastgmm.kernels import lanes as kernels
-from fastgmm.kernels._jit import COMPILED, TILE_ROWS, TILE_STRIDE, kernel_with_signature, without_collecting
+from fastgmm.kernels._jit import (
+    COMPILED,
+    TILE_ROWS,
+    TILE_STRIDE,
+    kernel_with_signature,
+    set_up_numba,
+    without_collecting,
+)
 from fastgmm.kernels.calls import DENSITY, address_of
 from fastgmm.kernels.lanes import LANES
 from fastgmm.kernels.triangles import pack_triangles
@@ -227,8 +234,9 @@ def _checked_signature(target: Any, name: str, argument_types: Any, vectorized: 
     """Compile the user's function and return its types; refuse what it returns if it is not a real number."""
     given = (*point_types(vectorized), *argument_types)
     _check_count(target.py_func, name, len(argument_types), vectorized)
+    set_up_numba()
     context = cpu_target.typing_context
-    context.refresh()
+    context.refresh()  # for what others have registered since
     try:
         signature = context.resolve_function_type(types.Dispatcher(target), given, {})
     except Exception as error:  # Numba's own, and others, such as TypeError where the number of arguments is wrong
