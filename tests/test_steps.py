@@ -70,8 +70,8 @@ def test_what_is_no_log_density_is_told_of(value, odd):
 
 
 @kernel
-def foreseen(exponentials, log_densities):
-    return foresee(exponentials, log_densities)
+def foreseen(exponentials, log_density, log_densities):
+    return foresee(exponentials, log_density, log_densities)
 
 
 @pytest.mark.parametrize("own", [0, 1])
@@ -103,7 +103,7 @@ def test_lanes_are_where_a_walk_leads_that_accepts_the_steps_of_their_bits(d, ow
     factor, noise = random.normal(size=stride * (d * (d + 1) // 2) + LANES), random.normal(size=(d, TILE_STRIDE))
     start, found = np.zeros((2, d, TILE_STRIDE))
     start[:, 0] = random.normal(size=d)
-    walk_branches(factor, own, d, noise.ravel(), start.ravel(), found.ravel())
+    assert walk_branches(factor, own, d, noise.ravel(), start.ravel(), found.ravel())
     for lane in range(LANES):
         place = start.copy()
         for s in range(FORESEEN):
@@ -119,7 +119,9 @@ def test_what_is_foreseen_is_what_is_decided_a_step_at_a_time():
     for _ in range(200):
         log_densities, exponentials = random.normal(size=TILE_STRIDE), random.exponential(size=TILE_STRIDE)
         log_densities[random.integers(1, LANES)] = -math.inf
-        decisions, lane = foreseen(exponentials, log_densities), 0
+        here, log_densities[0] = log_densities[:1].copy(), random.choice([1.0, math.nan])
+        decisions, lane = foreseen(exponentials, here, log_densities), 0
+        assert log_densities[0] == here[0]
         for s in range(FORESEEN):
             candidate = lane | 1 << s
             wanted = exponentials[s] > -(log_densities[candidate] - log_densities[lane])
@@ -134,4 +136,15 @@ def test_nothing_is_foreseen_where_a_log_density_is_none(value):
     for lane in range(TILE_STRIDE):
         log_densities = np.zeros(TILE_STRIDE)
         log_densities[lane] = value
-        assert (foreseen(np.ones(TILE_STRIDE), log_densities) == -1) == (lane < LANES)
+        assert (foreseen(np.ones(TILE_STRIDE), np.zeros(1), log_densities) == -1) == (0 < lane < LANES)
+
+
+@pytest.mark.parametrize("d", [1, 3])
+def test_places_beyond_the_numbers_are_told_of(d):
+    factor, start, out = np.full(d * (d + 1) // 2, 2.0), *np.zeros((2, d, TILE_STRIDE))
+    for r in range(d):
+        for s in range(FORESEEN + 1):
+            noise = np.zeros((d, TILE_STRIDE))
+            noise[r, s] = 1e308
+            finite = walk_branches(factor, 0, d, noise.ravel(), start.ravel(), out.ravel())
+            assert finite == np.isfinite(out[:, :LANES]).all() == (s == FORESEEN)

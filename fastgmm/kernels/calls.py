@@ -39,19 +39,64 @@ def address_of(function: Any, signature: Any) -> Any:
     return result.library.get_pointer_to_function(result.fndesc.llvm_func_name)
 
 
+def _emit_call(context: Any, builder: ir.IRBuilder, signature: Any, values: Any) -> tuple[Any, ir.Value]:
+    """Call the address `values[0]`; return the status and the result."""
+    kind = context.call_conv.get_function_type(signature.return_type, signature.args)
+    address = builder.inttoptr(values[0], kind.as_pointer())
+    return context.call_conv.call_function(builder, address, signature.return_type, signature.args, values[1:])
+
+
 def _call(signature: Any) -> tuple[Any, Callable[..., ir.Value]]:
     """What Numba asks of an intrinsic that calls an address, its first argument; what that raises, it raises."""
 
     def generate(context: Any, builder: ir.IRBuilder, declared: Any, values: Any) -> Any:
-        convention = context.call_conv
-        kind = convention.get_function_type(signature.return_type, signature.args)
-        address = builder.inttoptr(values[0], kind.as_pointer())
-        status, result = convention.call_function(builder, address, signature.return_type, signature.args, values[1:])
+        status, result = _emit_call(context, builder, signature, values)
         with cgutils.if_unlikely(builder, status.is_error):
-            convention.return_status_propagate(builder, status)
+            context.call_conv.return_status_propagate(builder, status)
         return result
 
     return signature.return_type(types.int64, *signature.args), generate
+
+
+def _try(signature: Any) -> tuple[Any, Callable[..., ir.Value]]:
+    """The same with pointers for arrays; what the address raises is dropped, and whether it raised is returned.
+
+    What memory the exception holds is lost: not to be done again and again.
+    """
+    given = [types.CPointer(kind.dtype) if isinstance(kind, types.Array) else kind for kind in signature.args]
+
+    def array(context: Any, builder: ir.IRBuilder, kind: Any, pointer: ir.Value) -> Any:
+        """An array whose length nobody asks for."""
+        made, size = context.make_array(kind)(context, builder), ir.IntType(64)(kind.dtype.bitwidth // 8)
+        context.populate_array(made, data=pointer, shape=[size.type(0)], strides=[size], itemsize=size, meminfo=None)
+        return made._getvalue()
+
+    def generate(context: Any, builder: ir.IRBuilder, declared: Any, values: Any) -> Any:
+        arguments = [
+            array(context, builder, kind, value) if isinstance(kind, types.Array) else value
+            for kind, value in zip(signature.args, values[1:], strict=True)
+        ]
+        status, _ = _emit_call(context, builder, signature, [values[0], *arguments])
+        with cgutils.if_unlikely(builder, status.is_python_exc):  # from a block in object mode
+            _drop_exception(context, builder, status)
+        return builder.zext(status.is_error, ir.IntType(64))
+
+    return types.int64(types.int64, *given), generate
+
+
+def _drop_exception(context: Any, builder: ir.IRBuilder, status: Any) -> None:
+    """Clear Python's exception; one that asks to end the program, such as KeyboardInterrupt, is raised."""
+    python = context.get_python_api(builder)
+    kind = ir.FunctionType(ir.IntType(32), [python.pyobj])
+    matches = cgutils.get_or_insert_function(builder.module, kind, "PyErr_ExceptionMatches")
+    state = python.gil_ensure()
+    usual = builder.call(matches, [python.get_c_object("PyExc_Exception")])
+    is_usual = builder.icmp_signed("!=", usual, usual.type(0))
+    with builder.if_then(is_usual):
+        python.err_clear()
+    python.gil_release(state)
+    with builder.if_then(builder.not_(is_usual)):
+        context.call_conv.return_status_propagate(builder, status)
 
 
 if COMPILED:
@@ -59,6 +104,10 @@ if COMPILED:
     @intrinsic
     def call_density(typing_context, address, x, lanes, out, packed):
         return _call(DENSITY)
+
+    @intrinsic
+    def try_density(typing_context, address, x, lanes, out, packed):
+        return _try(DENSITY)
 
     @intrinsic
     def call_move(typing_context, address, x, lanes, noise, candidate, log_q_ratio, work, packed):
@@ -69,5 +118,13 @@ else:
     def call_density(function, *arguments):
         """Call a density."""
         function(*arguments)
+
+    def try_density(function, *arguments):
+        """Call a density and return whether it raised."""
+        try:
+            function(*arguments)
+        except Exception:
+            return 1
+        return 0
 
     call_move = call_density

@@ -141,7 +141,10 @@ FORESEEN = LANES.bit_length() - 1
 
 def _make_walk_branch():
     def walk_branch(factor, stride, noise, x, r, out):
-        """out[r] = x[r] and in lane b what the steps of b's bits add, step by step as `walk_strip` adds it."""
+        """out[r] = x[r] and in lane b what the steps of b's bits add, step by step as `walk_strip` adds it.
+
+        Returns 0 if all are finite.
+        """
         places = np.full(LANES, x[r * TILE_STRIDE])
         for s in range(FORESEEN):
             total = places.copy()
@@ -149,6 +152,7 @@ def _make_walk_branch():
                 total += factor[j * stride] * noise[j * TILE_STRIDE + s]
             places = np.where(np.arange(LANES) >> s & 1, total, places)
         out[r * TILE_STRIDE : r * TILE_STRIDE + LANES] = places
+        return int(not np.isfinite(places).all())
 
     def emit(e, factor, stride, noise, x, r, out):
         b = e.builder
@@ -164,11 +168,18 @@ def _make_walk_branch():
             accepted = ir.Constant(ir.VectorType(ir.IntType(1), e.lanes), [lane >> s & 1 for lane in range(e.lanes)])
             b.store(b.select(accepted, b.load(total), b.load(places)), places)
         e.store(b.load(places), out, row)
+        # x - x is 0 or NaN.
+        return _mask(e, b.fcmp_unordered("uno", *[b.fsub(b.load(places), b.load(places))] * 2))
 
     def typed(typing_context, factor, stride, noise, x, r, out):
-        return void_intrinsic(emit, factor, stride, noise, x, r, out)
+        return integer_intrinsic(emit, factor, stride, noise, x, r, out)
 
     return intrinsic(typed) if COMPILED else walk_branch
+
+
+def _mask(e, bits):
+    """A number of the bits of all lanes."""
+    return e.builder.zext(e.builder.bitcast(bits, ir.IntType(e.lanes)), INDEX)
 
 
 _walk_branch = _make_walk_branch()
@@ -178,14 +189,16 @@ _walk_branch = _make_walk_branch()
 def walk_branches(factor, own, d, noise, x, candidates):
     """candidates = where one chain may be after the next FORESEEN steps, in a lane each; lane 0 is x.
 
-    `factor` is that of `walk` for one lane, and the bits of a lane are those of `walk` from place to place.
+    `factor` is that of `walk` for one lane, and the bits of a lane are those of `walk` from place to place. Returns
+    whether all candidates are finite.
     """
     stride = triangle_stride(1) if own else 1
     factor, noise, x, candidates = rest(factor, 0), rest(noise, 0), rest(x, 0), rest(candidates, 0)
-    entry = 0
+    entry = odd = 0
     for r in range(d):
-        _walk_branch(rest(factor, entry), stride, noise, x, r, candidates)
+        odd |= _walk_branch(rest(factor, entry), stride, noise, x, r, candidates)
         entry += (r + 1) * stride
+    return odd == 0
 
 
 def _make_foresee():
@@ -193,34 +206,37 @@ def _make_foresee():
     last_steps = [max(lane.bit_length() - 1, 0) for lane in range(LANES)]
     parents = [lane - (1 << s) if lane else 0 for lane, s in enumerate(last_steps)]
 
-    def foresee(exponentials, log_densities):
-        """Bit b: whether lane b of `walk_branches` has its last step accepted; -1 if a density is NaN or +inf."""
+    def foresee(exponentials, log_density, log_densities):
+        """Bit b: whether lane b of `walk_branches` has its last step accepted; -1 if a density is NaN or +inf.
+
+        `log_densities` are those of the lanes but for lane 0, which gets `log_density`.
+        """
         values = log_densities[:LANES]
+        values[0] = log_density[0]
         if not (values < np.inf).all():
             return -1
         with np.errstate(invalid="ignore"):
             accepted = exponentials[:FORESEEN][last_steps] > 0.0 - (values - values[parents])
         return int(accepted @ (1 << np.arange(LANES)))
 
-    def emit(e, exponentials, log_densities):
+    def emit(e, exponentials, log_density, log_densities):
         b = e.builder
 
         def taken_from(vector, lanes):
             numbers = ir.Constant(ir.VectorType(ir.IntType(32), e.lanes), lanes)
             return b.shuffle_vector(vector, ir.Constant(e.vector, ir.Undefined), numbers)
 
-        def as_number(bits):
-            return b.zext(b.bitcast(bits, ir.IntType(e.lanes)), INDEX)
-
-        values = e.load(log_densities, 0)
+        # Put in here: a vector that is read where one number was just written waits for that.
+        values = b.insert_element(e.load(log_densities, 0), b.load(log_density), ir.IntType(32)(0))
+        e.store(values, log_densities, 0)
         ratio = b.fsub(values, taken_from(values, parents))
         limits = taken_from(e.load(exponentials, 0), last_steps)
-        accepted = as_number(b.fcmp_ordered(">", limits, b.fsub(e.zeros(), ratio)))
-        odd = as_number(b.fcmp_unordered(">=", values, e.constant(np.inf)))
+        accepted = _mask(e, b.fcmp_ordered(">", limits, b.fsub(e.zeros(), ratio)))
+        odd = _mask(e, b.fcmp_unordered(">=", values, e.constant(np.inf)))
         return b.select(b.icmp_signed("!=", odd, INDEX(0)), INDEX(-1), accepted)
 
-    def typed(typing_context, exponentials, log_densities):
-        return integer_intrinsic(emit, exponentials, log_densities)
+    def typed(typing_context, exponentials, log_density, log_densities):
+        return integer_intrinsic(emit, exponentials, log_density, log_densities)
 
     return intrinsic(typed) if COMPILED else foresee
 

@@ -35,6 +35,7 @@ class Density(NamedTuple):
 
     address: Any  # uncompiled the function itself
     keep: Any = None  # what holds its code
+    separate: bool = True  # whether it gives a lane the same bits whatever lanes are beside it
 
 
 def point_types(vectorized: bool) -> tuple[Any, ...]:
@@ -51,13 +52,17 @@ def compile_adapter(target: Any, signature: Any, argument_types: Any, vectorized
     """
     with global_compiler_lock, without_collecting():
         library, name = _link(target, signature, argument_types, vectorized, dimensions, "alwaysinline")
-        if not vectorized and _LOOSE.search(library.get_llvm_str()):
+        code = library.get_llvm_str()
+        separate = not (vectorized and (_LOOSE.search(code) or _OF_MATRICES.search(code)))
+        if not vectorized and _LOOSE.search(code):
             library, name = _link(target, signature, argument_types, vectorized, dimensions, "noinline")
-        return Density(library.get_pointer_to_function(name), (library, target))
+        return Density(library.get_pointer_to_function(name), (library, target), separate)
 
 
 # Instructions that need not round as written, and functions of another library for vectors than for numbers.
 _LOOSE = re.compile(r" (fast|reassoc|nnan|ninf|nsz|arcp|contract|afn) |@__svml")
+# Functions of BLAS and LAPACK, which may sum in another order for another number of columns.
+_OF_MATRICES = re.compile(r"@numba_(x|ez_)")
 
 
 def _link(target: Any, signature: Any, kinds: Any, vectorized: bool, dimensions: int, inlining: str) -> tuple[Any, str]:

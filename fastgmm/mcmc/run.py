@@ -13,12 +13,15 @@ from fastgmm.kernels.adapt import work_features
 from fastgmm.kernels.calls import MOVE, address_of
 from fastgmm.kernels.random import new_generators, numbers_per_step
 from fastgmm.kernels.vectors import aligned_zeros
+from fastgmm.mcmc.ahead import Foresight
 from fastgmm.mcmc.proposals import Move
 from fastgmm.mcmc.targets import LANE, Target
 
 # A block is long enough that its call (0.5 ms) is lost in it, and short enough for Ctrl-C.
 _BLOCK_SECONDS = 0.03
 _FIRST_BLOCK = 16
+# A block of a trial, in which its call (10 µs) does not count for much; with threads, which have to be woken.
+_TRIAL_SECONDS, _TRIAL_OF_THREADS = 1e-4, 1e-3
 # Lanes of a group where they are worked on in vectors: fewer would save nothing.
 _LEAST_LANES = 8
 # The child of the seed that chooses among moves; chains have the numbers from 0 on.
@@ -107,7 +110,7 @@ class Run:
         self.moves = moves
         self._patient = patient
         self._dimensions = state.position.shape[1]
-        self._plan, self._words = _plan(moves, state, target.foresees)
+        self._plan, self._words = _plan(moves, state)
         self._uniforms = int(self._plan.uniforms[0])
         self._spans = list(_spans(len(state.position), workers, target.together))
         self._groups = [self._group(state, span) for span in self._spans]
@@ -118,6 +121,9 @@ class Run:
         self._workers = min(workers, len(self._groups))
         self._executor = ThreadPoolExecutor(self._workers) if self._workers > 1 else None
         self._block = _FIRST_BLOCK
+        alone = len(moves) == 1 and moves[0].factor is not None and all(s.stop - s.start == 1 for s in self._spans)
+        foresees = target.foresees if alone and self._density.separate else False
+        self._foresight = Foresight(foresees, _TRIAL_OF_THREADS if self._executor else _TRIAL_SECONDS)
 
     def __enter__(self) -> "Run":
         return self
@@ -153,14 +159,23 @@ class Run:
             When a block is complete in all groups.
         """
         end = self.steps + steps
+        steady = not (adapting and any(move.adapt is not None for move in self.moves))
         while self.steps < end:
             goal = min(self.steps + self._block, end)
+            self._look_ahead(steady and self._foresight.choose())
             began = time.perf_counter()
             size = goal - self.steps
             self._take_block(goal, thin, adapting, draws, log_densities)
             elapsed = max(time.perf_counter() - began, 1e-6)
-            self._block = max(1, min(8 * size, int(size * _BLOCK_SECONDS / elapsed)))
+            seconds = (self._foresight.learn(size, elapsed) if steady else None) or _BLOCK_SECONDS
+            self._block = max(1, min(8 * size, int(size * seconds / elapsed)))
             yield
+
+    def _look_ahead(self, wanted: bool) -> None:
+        """Have single chains look ahead in the next block or not; never after the density has raised where they did."""
+        foresees = self._plan.foresees
+        if foresees[0] != kernels.NEVER_AGAIN:
+            foresees[0] = kernels.LOOK_AHEAD if wanted else kernels.STEP_BY_STEP
 
     def _take_block(self, goal: int, *arguments: Any) -> None:
         try:
@@ -323,7 +338,7 @@ def _spans(chains: int, workers: int, together: bool) -> Iterator[slice]:
         yield slice(first, min(first + size, chains))
 
 
-def _plan(moves: Sequence[Move], state: State, foresees: bool) -> tuple[kernels.Plan, np.ndarray]:
+def _plan(moves: Sequence[Move], state: State) -> tuple[kernels.Plan, np.ndarray]:
     """Return the table of the moves, and their packed values one after the other."""
     functions: list[Any] = []
     table = np.zeros((len(moves), kernels.N_COLUMNS), dtype=np.int64)
@@ -353,7 +368,7 @@ def _plan(moves: Sequence[Move], state: State, foresees: bool) -> tuple[kernels.
     shares = np.cumsum(weights / weights.sum())
     uniforms = np.array([max(move.uniforms for move in moves)], dtype=np.int64)
     packed = np.concatenate([move.packed for move in moves]).astype(np.int64)
-    return kernels.Plan(table, shares, state.fixed, uniforms, np.array([foresees], dtype=np.int64), addresses), packed
+    return kernels.Plan(table, shares, state.fixed, uniforms, np.zeros(1, dtype=np.int64), addresses), packed
 
 
 def evaluate(target: Target, points: np.ndarray, note: Callable[[int], str]) -> np.ndarray:

@@ -57,7 +57,8 @@ def sample(
     target : function or Mixture
         The log-density, up to a constant: a function `target(x, *args) -> float` of a 1-D float64 array x of shape
         (dim,), -inf outside its support; or a `Mixture`. A plain Python function is compiled by `numba.njit`, one with
-        `parallel=True` without that: it is called from several threads. It should depend on its arguments alone.
+        `parallel=True` without that: it is called from several threads. It should depend on its arguments alone. It may
+        be asked at points that no chain proposes; what it raises there, NaN and +inf do not count.
     start : array_like of shape (dim,) or (chains, dim), Mixture or callable, optional
         Where the chains start: one point for all of them, or one each; or what they are drawn from, a `Mixture` or a
         function `start(generator) -> (dim,)`, each up to 100 times until its density is finite. May be left out for a
@@ -83,7 +84,7 @@ def sample(
         `RandomWalk(adapt=None)`, whose steps have the identity for covariance.
     vectorized : bool, default=False
         Whether the target is a function `target(X, out, *args)` that sets out[w] to the log-density at X[:, w] for
-        all w; X has shape (dim, W) and is its to overwrite.
+        all w; X has shape (dim, W), W at most 256 whatever `chains` is, and is its to overwrite.
     proposal_cov : array_like of shape (dim, dim), optional
         Short for `kernel=RandomWalk(cov=proposal_cov, adapt=None)`.
     store_warmup : bool, default=False

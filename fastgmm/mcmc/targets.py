@@ -46,6 +46,7 @@ logger = logging.getLogger("fastgmm")
 _DTYPES = frozenset(np.dtype(code) for code in "?bhilqBHILQfdFD")
 _MOST_REASON = 600  # characters of Numba's explanation that are shown
 _told = False  # that plain functions are compiled
+_MAY_FORESEE = None if LANES > 2 else False  # a vector of two holds one step
 
 
 class Target(NamedTuple):
@@ -58,7 +59,7 @@ class Target(NamedTuple):
     name: str
     keep: tuple[Any, ...]  # the arrays whose addresses `words` holds
     together: bool  # whether lanes are worked on in vectors, so that a few cost as much as one
-    foresees: bool = False  # whether asking about points that may not be needed costs and harms nothing
+    foresees: bool | None  # whether one chain asks about the places of several steps at once; None to be tried
 
     def pack(self, dimensions: int) -> np.ndarray:
         """Return what the function takes as `packed`: one for every group, as it holds scratch."""
@@ -165,9 +166,9 @@ def _plain_target(target: Any, values: tuple[Any, ...], vectorized: bool) -> Tar
         out[:lanes] = many(np.array(_rows(x, lanes), order="C"))
 
     none = np.zeros(0, dtype=np.int64)
-    if vectorized:
-        return Target(lambda d: Density(of_all_lanes), none, lambda d: 0, _first_of(many), name, values, True)
-    return Target(lambda d: Density(of_each_lane), none, lambda d: 0, one, name, values, False)
+    if vectorized:  # NumPy's sums depend on shapes
+        return Target(lambda d: Density(of_all_lanes), none, lambda d: 0, _first_of(many), name, values, True, False)
+    return Target(lambda d: Density(of_each_lane), none, lambda d: 0, one, name, values, False, _MAY_FORESEE)
 
 
 def _rows(x: np.ndarray, lanes: int) -> np.ndarray:
@@ -202,7 +203,7 @@ def _compiled_target(target: Any, values: tuple[Any, ...], vectorized: bool) -> 
         return out
 
     plain, per_dimension = (_first_of(many), TILE_ROWS) if vectorized else (one, 1)
-    return Target(compiled, words, lambda d: d * per_dimension, plain, name, values, vectorized)
+    return Target(compiled, words, lambda d: d * per_dimension, plain, name, values, vectorized, _MAY_FORESEE)
 
 
 @functools.lru_cache(maxsize=64)
