@@ -1,11 +1,15 @@
 """What is compiled, when, and where it is kept."""
 
+import contextlib
 import os
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from processes import PACKAGE, machine_code, run, start
+
+from fastgmm.kernels._notice import CompilingNotice
 
 pytestmark = pytest.mark.compiled
 
@@ -187,6 +191,24 @@ def test_an_upgrade_never_runs_old_kernels(kernels_only, tmp_path):
     before = machine_code(tmp_path)
     assert run(LOG_SUM, kernels_only, tmp_path) == old
     assert machine_code(tmp_path) == before
+
+
+def test_the_line_about_compiling_is_written_apart_from_bars(monkeypatch, caplog):
+    events = []
+
+    @contextlib.contextmanager
+    def external_write_mode():
+        events.append(len(caplog.records))
+        yield
+        events.append(len(caplog.records))
+
+    bars = SimpleNamespace(external_write_mode=external_write_mode)
+    monkeypatch.setitem(sys.modules, "tqdm", SimpleNamespace(tqdm=bars))
+    CompilingNotice(None)._say()
+    assert events == [0, 1]
+    monkeypatch.delitem(sys.modules, "tqdm")
+    CompilingNotice(None)._say()
+    assert len(caplog.records) == 2
 
 
 def test_folders_that_nobody_used_for_a_month_are_dropped(kernels_only, tmp_path):

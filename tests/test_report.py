@@ -3,8 +3,10 @@
 import dataclasses
 import itertools
 import pickle
+import sys
 import time
 import warnings
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -322,8 +324,28 @@ def test_a_bar_changes_nothing_and_ends_where_the_fit_does(capsys):
     assert "start 0: 100%" in bars and "start 1: 100%" in bars and "log-likelihood -3." in bars
 
 
+def test_lines_are_printed_above_the_bar(monkeypatch, capsys):
+    written = []
+
+    class Bar:
+        n = total = 0
+
+        def __init__(self, **options):
+            pass
+
+        def write(self, line):
+            written.append(line)
+
+        set_postfix_str = update = close = lambda self, *given, **options: None
+
+    monkeypatch.setitem(sys.modules, "tqdm.auto", SimpleNamespace(tqdm=Bar))
+    gm = fit(progress=True, verbose=2, verbose_interval=1)
+    assert [line.split()[:2] for line in written] == [["Iteration", f"{i + 1}"] for i in range(gm.n_iter_)]
+    assert [line.split()[0] for line in capsys.readouterr().out.splitlines()] == ["Initialization"] * 2
+
+
 def test_a_bar_needs_tqdm(monkeypatch):
-    monkeypatch.setitem(__import__("sys").modules, "tqdm.auto", None)
+    monkeypatch.setitem(sys.modules, "tqdm.auto", None)
     with pytest.raises(ImportError, match=r"pip install 'fastgmm\[progress\]'"):
         fit(progress=True)
 

@@ -14,6 +14,7 @@ import time
 import tracemalloc
 import warnings
 from concurrent.futures import ThreadPoolExecutor
+from types import SimpleNamespace
 
 import numba
 import numpy as np
@@ -299,6 +300,30 @@ def test_a_bar_changes_nothing():
     pytest.importorskip("tqdm")
     with_bar = sample(normal, np.zeros(2), 20, warmup=5, seed=0, progress=True)
     np.testing.assert_array_equal(with_bar.draws, sample(normal, np.zeros(2), 20, warmup=5, seed=0).draws)
+
+
+def test_nothing_is_warned_of_while_there_is_a_bar(monkeypatch):
+    events = []
+
+    class Bar:
+        n = 0
+
+        def __init__(self, **options):
+            pass
+
+        def __enter__(self):
+            return self
+
+        def __exit__(self, *error):
+            events.append("the bar is closed")
+
+        def update(self, steps):
+            pass
+
+    monkeypatch.setitem(sys.modules, "tqdm.auto", SimpleNamespace(tqdm=Bar))
+    monkeypatch.setattr(warnings, "warn", lambda message, *given, **options: events.append(message[:19]))
+    sample(lambda x: np.nan if x[0] > 1.0 else -x[0] ** 2, np.zeros(1), 50, seed=0, progress=True)
+    assert events == ["the bar is closed", "The log-density was"]
 
 
 def test_warm_up_is_kept_if_wanted():

@@ -89,11 +89,18 @@ class Watch:
 
     def _print_step(self, iteration: int, change: float) -> None:
         if self._verbose == 1:
-            print(f"  Iteration {iteration}")
+            self._print(f"  Iteration {iteration}")
         else:
             now = time.perf_counter()
-            print(f"  Iteration {iteration}\t time lapse {now - self._last:.5f}s\t ll change {change:.5f}")
+            self._print(f"  Iteration {iteration}\t time lapse {now - self._last:.5f}s\t ll change {change:.5f}")
             self._last = now
+
+    def _print(self, line: str) -> None:
+        """Print a line, above the bar where there is one."""
+        if self._bar is None:
+            print(line)
+        else:
+            self._bar.write(line)
 
     def end(self, run: Run) -> None:
         """The start has been followed to its end."""

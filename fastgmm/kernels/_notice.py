@@ -1,6 +1,8 @@
 """One line, once a process, when compiling keeps the user waiting."""
 
+import contextlib
 import logging
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -62,7 +64,10 @@ class CompilingNotice(event.Listener):  # type: ignore[misc]
 
     def _say(self) -> None:
         self._said = True
-        logger.warning("%s", describe(self._folder))
+        bars = sys.modules.get("tqdm")
+        # Bars are wiped, and drawn anew below the line.
+        with bars.tqdm.external_write_mode() if bars is not None else contextlib.nullcontext():
+            logger.warning("%s", describe(self._folder))
 
 
 def describe(folder: Path | None) -> str:

@@ -263,8 +263,8 @@ def _run(
     with Run(target, moves, state, workers, nan == "reject") as run, _bar(progress, schedule) as show_steps:
         left = _take_all(run, state, schedule, show_steps, callback)
         after = run.state()
-        depth = 4 if before is None else 5  # from the warning up to the caller of `sample` or `Chains.resume`
-        _warn_of_nan(run, state, after, depth)
+    depth = 4 if before is None else 5  # from the warning up to the caller of `sample` or `Chains.resume`
+    _warn_of_nan(run, state, after, depth)
     _warn_of_acceptance(moves, state, after, depth)
     draws, log_density = left.draws, left.log_density
     if before is not None:
@@ -346,7 +346,7 @@ def _bar(wanted: bool, schedule: _Schedule) -> Iterator[Callable[[int], Any]]:
         from tqdm.auto import tqdm
     except ImportError:
         raise ImportError("progress=True needs tqdm: `pip install 'fastgmm[progress]'`.") from None
-    with tqdm(total=schedule.warmup + schedule.thin * schedule.draws, unit="step") as bar:
+    with tqdm(total=schedule.warmup + schedule.thin * schedule.draws, unit="step", unit_scale=True) as bar:
         yield lambda done: bar.update(done - bar.n)
 
 
