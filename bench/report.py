@@ -14,7 +14,10 @@ BEGIN, END = "<!-- bench:begin -->", "<!-- bench:end -->"
 
 
 def load_results(folder: Path) -> dict[str, dict[str, Any]]:
-    """Return every stored measurement of the full problems by its name, such as `1-thread` or `memory`."""
+    """Return every stored measurement of the full problems by its name, such as `1-thread` or `memory`.
+
+    `1-thread-NAME` is what `1-thread` was on another processor, renamed by hand.
+    """
     return {
         path.stem.removeprefix("full-"): json.loads(path.read_text(encoding="utf-8"))
         for path in sorted(folder.glob("full-*.json"))
@@ -37,6 +40,9 @@ def make_report(results: dict[str, dict[str, Any]], chart: str | None = None) ->
         parts.insert(0, f"![Times faster than {REFERENCE}, by problem and library]({chart})")
     parts.append(_fold("All libraries: times faster than " + REFERENCE, _peers_part(single)))
     for name, each in results.items():
+        if name.startswith("1-thread-"):
+            text = f"{tables.iterations_table(each)}\n\n{describe_run(each)}"
+            parts.append(_fold("EM iterations on another processor", text))
         if name.endswith("-threads") and not name.startswith("sampling"):
             parts.append(_fold(f"EM iterations on {each['threads']} threads", _threads_part(each, fits)))
     if fits:

@@ -132,7 +132,14 @@ def memory_results(results):
 
 def test_report_has_every_part(results):
     two = copy.deepcopy(results) | {"threads": 2}
-    stored = {"1-thread": results, "2-threads": two, "fits": fits_results(results), "memory": memory_results(results)}
+    other = copy.deepcopy(results) | {"machine": results["machine"] | {"processor": "Q"}}
+    stored = {
+        "1-thread": results,
+        "1-thread-q": other,
+        "2-threads": two,
+        "fits": fits_results(results),
+        "memory": memory_results(results),
+    }
     text = report.make_report(stored, "bench/charts/speed.png")
     for part in (
         "(bench/charts/speed.png)",
@@ -140,6 +147,8 @@ def test_report_has_every_part(results):
         "1.00 ns",
         "oneDAL 1.0: through daal4py; log-likelihoods agreeing to 0.0001",
         "on 2 threads",
+        "on another processor",
+        "ns (`bench/limits.py`). Q; Python",
         "+0.0000 to +0.5000",
         "largest is 9.0 MiB",
     ):
