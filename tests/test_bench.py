@@ -190,6 +190,33 @@ def test_chains_about_another_mean_are_refused():
         sampling._check_mean("a sampler", mean + 0.5, density, 1_024)
 
 
+def test_what_a_walk_costs_besides_its_steps_is_left_out(monkeypatch):
+    density = DENSITIES["the article's, 2-D"]()
+
+    class Clockwork:
+        """A library whose calls take 50 ms and whose steps take 1 µs."""
+
+        def __init__(self, peer, python, threads):
+            pass
+
+        def __enter__(self):
+            return self
+
+        def __exit__(self, *exception):
+            pass
+
+        def ask(self, question, steps=0, **options):
+            return {"seconds": 0.05 + 4e-6 * steps, "accepted": 0.5, "mean": density.weights @ density.means}
+
+    monkeypatch.setattr(sampling, "Worker", Clockwork)
+    monkeypatch.setattr(sampling, "find_interpreter", lambda peer, given: "python")
+    monkeypatch.setattr(sampling, "effective_draws_per_step", lambda density: 0.01)
+    row = sampling.measure_sampling("the article's, 2-D", 4, 1, 2)
+    assert len(row["samplers"]) == len(sampling.SAMPLERS) - 1  # the loop in Python walks one chain
+    for entry in row["samplers"].values():
+        np.testing.assert_allclose(entry["nanoseconds"], 1_000.0)
+
+
 def panel_results(results, theirs, ours):
     row = {"problem": vars(PROBLEMS[0]), "scores": {"scikit-learn": theirs, "fastgmm": ours, "fastgmm, whitened": ours}}
     return {"machine": results["machine"], "seeds": len(theirs), "rows": [row]}
