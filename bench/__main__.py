@@ -263,6 +263,7 @@ def _sample(options: argparse.Namespace) -> int:
     rounds = options.rounds or (2 if options.quick else 5)
     densities = options.only or list(DENSITIES)[: 1 if options.quick else None]
     results = {"machine": describe_machine(), "threads": options.threads, "rounds": rounds, "rows": []}
+    results["of_steps_alone"] = True  # what a call costs besides them is left out
     began, failed = time.perf_counter(), False
     if options.threads == 1:
         results["first_draw"] = first_draws(rounds)

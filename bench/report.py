@@ -238,9 +238,11 @@ def _chains(row: dict[str, Any]) -> int:
 def _sampling_notes(results: dict[str, Any]) -> str:
     versions = {name: number for row in results["rows"] for name, number in row["versions"].items()}
     others = ", ".join(f"{name} {number}" for name, number in versions.items() if not name.startswith(OURS))
+    # What was stored before does not say how it was measured.
+    calls = "what a long walk takes more than a short one" if results.get("of_steps_alone") else "calls included"
     return (
-        f"Nanoseconds per step and chain on {_threads(results)}, what a long walk takes more than a short one, medians "
-        f"of {results['rounds']} interleaved rounds; shares of accepted candidates and means of positions compared first. {OURS} is given the "
+        f"Nanoseconds per step and chain on {_threads(results)}, {calls}, medians of {results['rounds']} interleaved "
+        f"rounds; shares of accepted candidates and means of positions compared first. {OURS} is given the "
         "density as a `Mixture`, as a function of many points, and of one, which users write. The C++ loop uses the "
         f"standard library's generator and one thread, emcee a vectorised density. {others}. {_machine(results)}"
     )

@@ -177,6 +177,10 @@ def test_samplers_are_reported(results):
     sentence = "with 1,024 chains on 1 thread, a step of a chain on the plane, takes 6 ns (Mixture); emcee 400 ns."
     for part in (sentence, "0.20 s", "Samplers on 2 threads", "emcee 1.0. P; Python 3.11, numpy 2; D."):
         assert part in text, part
+    assert "calls included, medians of 3" in text
+    stored["sampling-1-thread"]["of_steps_alone"] = True
+    text = report.make_report({"1-thread": results, **stored})
+    assert "what a long walk takes more than a short one, medians of 3" in text
     single = stored["sampling-1-thread"]
     assert [cells(tables.sampling_table(single), line)[2:] for line in (2, 3)] == [["50", "–"], ["6", "400"]]
     assert cells(tables.effective_table(single), 3)[2:] == ["41,666,667", "625,000"]
