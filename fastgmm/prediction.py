@@ -9,11 +9,10 @@ from typing import Any
 import numpy as np
 from sklearn.utils.validation import check_is_fitted
 
-from fastgmm.covariance import Parameters
+from fastgmm.covariance import STRUCTURES, Parameters
 from fastgmm.data import check_finite, check_out, check_rows, check_weights, is_dask
 from fastgmm.kernels._jit import threads
-from fastgmm.mixture import Mixture
-from fastgmm.mixture.evaluation import keep_largest
+from fastgmm.mixture.evaluation import evaluate, keep_largest
 
 _ROWS = 1 << 18  # of a block where only a summary or a cast of each is kept
 
@@ -42,7 +41,8 @@ class Predictor:
     @classmethod
     def of(cls, estimator: Any) -> "Predictor":
         """What answers for an estimator's fitted arrays."""
-        check_is_fitted(estimator)
+        if not hasattr(estimator, "weights_"):  # asked for more than that, scikit-learn takes as long as for some rows
+            check_is_fitted(estimator)
         return cls(
             estimator._parameters(), estimator.covariance_type, estimator.means_.dtype == np.float32, estimator.n_jobs
         )
@@ -59,15 +59,15 @@ class Predictor:
 
         With a `check` they are not known to be finite, see `evaluation.evaluate`.
         """
-        mixture = Mixture.from_parameters(self.parameters, self.covariance_type)
+        ask = partial(evaluate, self.parameters, STRUCTURES[self.covariance_type])
         single = self.single and "labels" not in what and rows.dtype == np.float32
         wanted: dict[str, Any] = {**dict.fromkeys(what, True), "missing": missing, "check": check}
         with threads(self.n_jobs):
             if not single:
-                out = mixture.evaluate(rows, **wanted)
+                out = ask(rows, **wanted)
                 return [getattr(out, each) for each in what]
             blocks = (rows[i : i + _ROWS] for i in range(0, max(1, len(rows)), _ROWS))
-            outs = (mixture.evaluate(block, **wanted, single=True) for block in blocks)
+            outs = (ask(block, **wanted, single=True) for block in blocks)
             parts = [[getattr(out, each).astype(np.float32) for each in what] for out in outs]
             return [np.concatenate(each) for each in zip(*parts, strict=True)]
 

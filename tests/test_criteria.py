@@ -8,7 +8,7 @@ from reference import FAMILIAR
 from scipy.stats import multivariate_normal
 from sklearn import mixture as theirs
 
-from fastgmm import GaussianMixture, Mixture, criteria, prediction
+from fastgmm import GaussianMixture, criteria, prediction
 from fastgmm.covariance import ALIASES, STRUCTURES
 
 ALIASES_OF = {name: alias for alias, name in ALIASES.items()}
@@ -36,13 +36,13 @@ def test_icl_is_bic_with_every_rows_component_seen(weighted, monkeypatch):
 
 
 def test_icl_reads_rows_once(monkeypatch):
-    passes, evaluate = [], Mixture.evaluate
+    passes, evaluate = [], prediction.evaluate
 
     def noting(*given, **wanted):
         passes.append(wanted)
         return evaluate(*given, **wanted)
 
-    monkeypatch.setattr(Mixture, "evaluate", noting)
+    monkeypatch.setattr(prediction, "evaluate", noting)
     X = np.random.default_rng(0).normal(size=(60, 2))
     gm = GaussianMixture(3, random_state=0).fit(X)
     gm.icl(X)

@@ -31,21 +31,23 @@ def lloyd(rows, centres, weights):
 def moments(rows, weights, labels, centres, second):
     weight, first = np.zeros(len(centres)), np.zeros(centres.shape)
     order = np.argsort(labels, kind="stable")
-    kernels.add_moments(rows, weights, labels, order, centres, np.empty(rows.shape[1]), weight, first, second)
+    kernels.add_moments.call(rows, weights, labels, order, centres, np.empty(rows.shape[1]), weight, first, second)
     return weight, first
 
 
 def seeds(rows, weights, first, draws):
+    """Seeds, and the squared distances to the closest; working memory holds nothing but zeros for the padding."""
     tiles = kernels.pack(rows)
     k, trials = len(draws) + 1, draws.shape[1]
-    closest, padded = np.zeros(len(tiles) * TILE_ROWS), np.ones(len(tiles) * TILE_ROWS)
-    closest[: len(rows)], padded[: len(rows)] = np.inf, weights
+    closest, padded = np.full(len(tiles) * TILE_ROWS, np.nan), np.ones(len(tiles) * TILE_ROWS)
+    padded[: len(rows)] = weights
     candidates = np.zeros((trials + trials % 2, tiles.shape[1] // TILE_ROWS))
-    nearer, totals = np.full((trials, closest.size), np.nan), np.zeros((trials, len(tiles)))
-    chosen = np.empty(k, np.int64)
+    nearer, totals = np.full((trials, closest.size), np.nan), np.full((trials, len(tiles)), np.nan)
+    firsts, all_draws = np.array([len(rows) - 1, first]), np.stack([draws[::-1], draws])  # the second are looked at
+    chosen = np.empty((2, k), np.int64)
     work = (np.empty(2 * TILE_ROWS), candidates, np.empty(trials, np.int64), nearer, totals)
-    kernels.choose_seeds(tiles, padded, first, draws, *work, closest, chosen)
-    return chosen, closest[: len(rows)]
+    kernels.choose_seeds.call(tiles, padded, len(rows), firsts, all_draws, *work, closest, chosen)
+    return chosen[1], closest[: len(rows)]
 
 
 @pytest.mark.parametrize("d", DIMENSIONS)

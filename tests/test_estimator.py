@@ -14,7 +14,7 @@ import pytest
 import sklearn
 from reference import FAMILIAR
 from sklearn import mixture as theirs
-from sklearn.base import clone
+from sklearn.base import BaseEstimator, clone
 from sklearn.datasets import make_blobs
 from sklearn.exceptions import ConvergenceWarning, NotFittedError
 from sklearn.model_selection import GridSearchCV
@@ -24,6 +24,7 @@ from sklearn.utils.fixes import parse_version
 
 from fastgmm import DegenerateComponentWarning, DegenerateFitError, GaussianMixture, Mixture, RegularisationWarning
 from fastgmm.covariance import STRUCTURES
+from fastgmm.data import lend_random
 from fastgmm.em.initialise import STARTS
 from fastgmm.mixture import evaluation
 from fastgmm.sources import ArrayRows
@@ -182,6 +183,30 @@ def test_same_seed_same_bits(X, init_params):
         np.testing.assert_array_equal(getattr(one, name), getattr(two, name))
 
 
+def test_seeds_are_random_states_that_fits_do_not_share(X):
+    with lend_random(5) as one, lend_random(5) as other:
+        assert one is not other
+        for random in (one, other):
+            assert np.array_equal(random.get_state()[1], np.random.RandomState(5).get_state()[1])
+            random.normal()  # which leaves half of what it drew
+    with lend_random(5) as again:
+        assert again in (one, other) and again.normal() == np.random.RandomState(5).normal()
+    kept = []
+    GaussianMixture(3, init_params=lambda X, k, random: kept.append(random) or X[:k], random_state=5).fit(X)
+    before = kept[0].get_state()[1:3]
+    GaussianMixture(3, random_state=5).fit(X)
+    assert all(map(np.array_equal, before, kept[0].get_state()[1:3]))
+
+    def fit_within(*_):
+        if not inner:
+            inner.append(GaussianMixture(3, init_params="random", random_state=0).fit(X))
+
+    inner = []
+    outer = GaussianMixture(3, init_params="random", n_init=2, random_state=0, callback=fit_within).fit(X)
+    alone = GaussianMixture(3, init_params="random", n_init=2, random_state=0).fit(X)
+    assert np.array_equal(outer.means_, alone.means_)
+
+
 def test_lists_serve_as_inits(X):
     from_arrays = GaussianMixture(2, **start(X)).fit(X)
     from_lists = GaussianMixture(2, **{name: value.tolist() for name, value in start(X).items()}).fit(X)
@@ -310,6 +335,122 @@ def test_fit_raises_what_scikit_learn_raises(case):
     expected = message_of(theirs.GaussianMixture(**options).fit, rows)
     assert message_of(GaussianMixture(**options).fit, rows) == expected
     assert message_of(GaussianMixture(**options).fit_predict, rows) == expected
+
+
+class Ordinary(GaussianMixture):
+    """Every parameter is validated by scikit-learn."""
+
+
+def test_defaults_are_valid():
+    BaseEstimator._validate_params(GaussianMixture())
+
+
+@pytest.mark.parametrize("name", inspect.signature(GaussianMixture).parameters)
+def test_parameters_are_refused_as_scikit_learn_refuses_them(name):
+    """Also where an equal value of another type, or the same in another place, has been found valid."""
+    values = [
+        1,
+        1.0,
+        True,
+        0,
+        0.0,
+        -0.0,
+        -1,
+        0.5,
+        np.nan,
+        np.inf,
+        "full",
+        "em",
+        "kmeans",
+        "auto",
+        "x",
+        None,
+        [1.0],
+        ...,
+    ]
+    for value in [*values, *values, *reversed(values), np.int64(1), np.float32(0.7), np.True_, np.array([0.5]), len]:
+
+        def outcome(kind, name=name, value=value):
+            try:
+                return kind(**{name: value})._validate_params()
+            except (ValueError, TypeError) as error:
+                return type(error), str(error).replace(kind.__name__, "it")
+
+        assert outcome(GaussianMixture) == outcome(Ordinary), value
+
+
+def test_nobody_validates_parameters_where_scikit_learn_is_told_not_to():
+    with sklearn.config_context(skip_parameter_validation=True):
+        GaussianMixture(verbose_interval="never").fit(GOOD)
+    with pytest.raises(ValueError, match="verbose_interval"):
+        GaussianMixture(verbose_interval="never").fit(GOOD)
+
+
+class Looked(np.ndarray):
+    """Rows that scikit-learn always looks at."""
+
+
+PLAIN = {
+    "float64": GOOD,
+    "float32": GOOD.astype(np.float32),
+    "columns": np.asfortranarray(GOOD),
+    "strided": np.repeat(GOOD, 2, axis=0)[::2, ::-1],
+    "read-only": np.frombuffer(GOOD.tobytes()).reshape(GOOD.shape),
+    "two rows": GOOD[:2],
+    "one row": GOOD[:1],
+    "no rows": GOOD[:0],
+    "one feature": GOOD[:, :1],
+    "no features": GOOD[:, :0],
+    "one axis": GOOD[:, 0],
+    "three axes": GOOD[:, :, None],
+    "NaN": np.where(GOOD > 1, np.nan, GOOD),
+    "infinite": np.where(GOOD > 1, np.inf, GOOD),
+    "complex": GOOD + 1j,
+    "text": GOOD.astype(str),
+    "objects": GOOD.astype(object),
+    "float16": GOOD.astype(np.float16),
+    "long double": GOOD.astype(np.longdouble),
+    "swapped": GOOD.astype(">f8"),
+    "whole": (9 * GOOD).astype(int),
+}
+
+
+@pytest.mark.parametrize("method", ["fit", "partial_fit", "predict", "score"])
+@pytest.mark.parametrize("rows", PLAIN)
+def test_arrays_that_scikit_learn_would_leave_as_they_are(rows, method):
+    """They are taken without it, to the same answers, errors and numbers of features."""
+
+    def outcome(rows):
+        gm = GaussianMixture(random_state=0, max_iter=2, tol=10.0)
+        if method in ("predict", "score"):
+            gm.fit(GOOD)
+        try:
+            found = getattr(gm, method)(rows)
+        except ValueError as error:
+            return str(error), gm.__dict__.keys()
+        return (found.means_.tolist(), found.n_features_in_) if found is gm else np.asarray(found).tolist()
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        assert outcome(PLAIN[rows]) == outcome(PLAIN[rows].view(Looked))
+
+
+def test_arrays_forget_the_names_of_a_frames_features(X):
+    gm = GaussianMixture(3, random_state=0).fit(feature_named(pandas.DataFrame, X)).fit(X)
+    assert not hasattr(gm, "feature_names_in_")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        gm.predict(X)
+
+
+def test_finite_is_assumed_where_scikit_learn_is_told_so(X):
+    spoilt = np.where(X > 6, np.nan, X)
+    for rows in (spoilt, spoilt.view(Looked)):
+        with sklearn.config_context(assume_finite=True), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            with pytest.raises(ValueError) as caught:
+                GaussianMixture(2, random_state=0).fit(rows)
+        assert "NaN" not in str(caught.value)
 
 
 def test_the_error_about_structures_names_ours_as_well():

@@ -42,7 +42,7 @@ def kmeans(rows, k, seed):
 
 def seeds_of(rows, k, seed):
     """Indices of the seeds."""
-    return initialise._seed(sample_of(rows), k, np.random.RandomState(seed))
+    return initialise._seed(sample_of(rows), k, 1, np.random.RandomState(seed))[0]
 
 
 def lloyd(rows, centres, tolerance=1e-4):
@@ -130,6 +130,13 @@ def test_seeds_are_different_rows():
         assert len(set(seeds_of(X, 10, seed))) == 10
 
 
+@pytest.mark.parametrize("k", [1, 2, 8])
+def test_several_seedings_are_those_one_after_another(k):
+    sample, one_by_one = sample_of(X), np.random.RandomState(0)
+    together = initialise._seed(sample, k, 3, np.random.RandomState(0))
+    assert together.tolist() == [initialise._seed(sample, k, 1, one_by_one)[0].tolist() for _ in range(3)]
+
+
 def test_seeds_are_spread_as_well_as_scikit_learns():
     """Mean inertia of the seeds over many runs; picking at random is several times worse."""
     runs = 40
@@ -176,6 +183,16 @@ def test_an_empty_cluster_moves_to_the_farthest_row():
     centres, inertia = lloyd(rows, far_away)
     assert inertia < inertia_of(rows, far_away) / 100
     assert (np.abs(centres - 500.0).max(axis=1) < 1e-9).any()
+
+
+@pytest.mark.parametrize("k", [2, 9, 40])
+def test_lloyd_may_be_interrupted_without_a_trace(k, monkeypatch):
+    """Looks for an interrupt after each iteration change nothing, also where centres are deserted."""
+    rows = np.concatenate([X, np.repeat([[500.0, 500.0], [-500.0, 0.0]], 30, axis=0)])
+    whole = initialise._kmeans(sample_of(rows), k, np.random.RandomState(0))
+    monkeypatch.setattr(initialise, "_AT_ONCE", 0)
+    single = initialise._kmeans(sample_of(rows), k, np.random.RandomState(0))
+    assert all(map(np.array_equal, whole, single))
 
 
 def test_fewer_distinct_rows_than_centres_end():

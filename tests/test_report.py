@@ -171,6 +171,40 @@ def test_duplicates_are_a_fault_once_a_fit_has_converged(outcome):
     assert bool(report.describe_degenerate(run, "diag", 100, flat(1e-6, 2))) == (outcome == "converged")
 
 
+FAULTS = {
+    "none": {},
+    "empty": {"weights": [1.0, 1e-4]},
+    "few rows": {"weights": [0.99, 0.01]},
+    "nearly few rows": {"weights": [0.97, 0.03]},
+    "collapsed": {"variances": [1.0, 1e-6]},
+    "nearly collapsed": {"variances": [1.0, 1.1e-6]},
+    "the same": {"means": [[0.0, 0.0], [0.0, 0.01]]},
+    "nearly the same": {"means": [[0.0, 0.0], [0.0, 0.05]]},
+    "wider": {"means": [[0.0, 0.0], [0.0, 0.0]], "variances": [1.0, 1.1]},
+    "constant": {"means": [[0.0, 5.0], [1.0, 5.0]], "variances": [1e-6, 1e-6]},
+    "narrow": {"reg_covar": 0.2, "variances": [1.0, 1.0], "means": [[0.0, 0.0], [9.0, 0.0]]},
+    "nearly narrow": {"reg_covar": 0.05, "variances": [1.0, 1.0], "means": [[0.0, 0.0], [9.0, 0.0]]},
+    "far": {"means": [[1e9, 0.0], [1e9 + 9.0, 0.0]], "variances": [1e-3, 1e-3]},
+    "no ridge": {"reg_covar": 0.0},
+}
+
+
+@every_structure
+@pytest.mark.parametrize("fault", FAULTS)
+def test_where_nothing_is_remarkable_nothing_is_described(fault, covariance_type):
+    """And the usual is not remarkable: a description would take longer than EM does on few rows."""
+    case = {"weights": [0.5, 0.5], "means": [[0.0, 0.0], [3.0, 1.0]], "variances": [1.0, 2.0], "reg_covar": 1e-6}
+    case |= FAULTS[fault]
+    structure, prior = STRUCTURES[covariance_type], flat(case["reg_covar"], 2)
+    parameters = parameters_of(covariance_type, case["means"], case["variances"])
+    parameters = parameters._replace(weights=np.array(case["weights"]))
+    run, source = engine.Run(parameters, outcome="converged"), ArrayRows(np.random.default_rng(0).normal(size=(99, 2)))
+    described = report.describe_degenerate(run, covariance_type, 99, prior)
+    described += report.describe_regularisation(source, parameters, structure, case["reg_covar"], None)
+    plain = report.is_unremarkable(parameters, structure, 99, prior, case["reg_covar"])
+    assert plain == (not described)
+
+
 def test_many_degenerate_components_are_not_all_listed():
     run = engine.Run(parameters_of("diag", np.arange(40.0)[:, None] * [1, 1], np.ones(40)))
     message = report.describe_degenerate(run, "diag", 10, flat(1e-6, 2))

@@ -144,7 +144,7 @@ class Hyperparameters(NamedTuple):
 
 def flat(reg_covar: float | np.ndarray, features: int) -> Hyperparameters:
     """No prior, and `reg_covar` added to all variances."""
-    return Hyperparameters(np.broadcast_to(np.float64(reg_covar), features).copy())
+    return Hyperparameters(np.full(features, reg_covar, np.float64))
 
 
 def relative_ridge(variances: np.ndarray, means: np.ndarray, rows: float = 1.0) -> np.ndarray:

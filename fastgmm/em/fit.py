@@ -10,11 +10,19 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils import check_random_state
 
 from fastgmm.covariance import STRUCTURES, Hyperparameters, Parameters, Prior, Update, count_parameters
+from fastgmm.data import lend_random
 from fastgmm.em import engine
 from fastgmm.em.errors import DegenerateComponentWarning, RegularisationWarning, all_failed
 from fastgmm.em.given import Inits, override, start_from_given
 from fastgmm.em.initialise import STARTS, Start, regularise, sample_rows
-from fastgmm.em.report import FitReport, StartReport, describe_degenerate, describe_regularisation, name_first
+from fastgmm.em.report import (
+    FitReport,
+    StartReport,
+    describe_degenerate,
+    describe_regularisation,
+    is_unremarkable,
+    name_first,
+)
 from fastgmm.em.starts import follow_starts
 from fastgmm.em.watch import Watch
 from fastgmm.mixture import Mixture
@@ -77,8 +85,14 @@ def fit(settings: Settings, source: Rows, search: Start, last: Last | None) -> F
     DegenerateFitError
         If none reached its end.
     """
+    if type(settings.random_state) is int and isinstance(settings.init_params, str):  # a function may keep what it gets
+        with lend_random(settings.random_state) as random:
+            return _fit(settings, source, search, last, random)
+    return _fit(settings, source, search, last, check_random_state(settings.random_state))
+
+
+def _fit(settings: Settings, source: Rows, search: Start, last: Last | None, random: np.random.RandomState) -> Fit:
     prior, joined = regularise_as(settings, source)
-    random = check_random_state(settings.random_state)
     named = isinstance(settings.init_params, str)
 
     def find() -> Update:
@@ -261,10 +275,13 @@ def find_cautions(
     cautions: list[tuple[str, type[Warning]]] = []
     if best.outcome == "max_iter":
         cautions.append((_NOT_CONVERGED, ConvergenceWarning))
-    degenerate = describe_degenerate(best, settings.covariance_type, source.effective_rows, joined)
+    structure, rows = STRUCTURES[settings.covariance_type], source.effective_rows
+    reg_covar = float(settings.reg_covar) if settings.prior is None and settings.reg_covar != "auto" else 0.0
+    if is_unremarkable(best.parameters, structure, rows, joined, reg_covar):
+        return cautions
+    degenerate = describe_degenerate(best, settings.covariance_type, rows, joined)
     cautions.append((degenerate, DegenerateComponentWarning))
-    if settings.prior is None and settings.reg_covar != "auto":
-        structure, reg_covar = STRUCTURES[settings.covariance_type], float(settings.reg_covar)
+    if reg_covar:
         rivalled = describe_regularisation(source, best.parameters, structure, reg_covar, names)
         cautions.append((rivalled, RegularisationWarning))
     return [caution for caution in cautions if caution[0]]

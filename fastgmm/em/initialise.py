@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Iterator
-from functools import partial
+from functools import cached_property, partial
 from types import ModuleType
 from typing import NamedTuple
 
@@ -29,6 +29,7 @@ _SEEDING_ROWS_PER_COMPONENT = 32
 # and enough for EM.
 _COARSE, _FINE = 3e-2, 1e-3
 _LLOYD_ITERATIONS = 300
+_AT_ONCE = 1 << 28  # rows times centres times features, some 50 ms, between looks for an interrupt from the keyboard
 # With fewer of its rows in the sample, a component's variances or its covariance matrix come from all rows.
 _ROWS_FOR_VARIANCES = 32
 _ROWS_PER_FEATURE = 32
@@ -127,18 +128,24 @@ def _find_clusters(
     source: ArrayRows, k: int, random: np.random.RandomState, whitened: bool
 ) -> tuple["_Sample", "_Frame | None", "_Clusters"]:
     """What k-means finds; of a source with a memory once for all fits that come to it with the same random state."""
+    if source.memory is None:
+        return _look_for_clusters(source, k, random, whitened)
     _, words, position, *_ = random.get_state(legacy=True)
     key = k, whitened, position, np.asarray(words).tobytes()
-    if source.memory is not None and key in source.memory:
-        *found, after = source.memory[key]
-        random.set_state(after)
-        return tuple(found)
+    if key not in source.memory:
+        source.memory[key] = _look_for_clusters(source, k, random, whitened), random.get_state()
+    found, after = source.memory[key]
+    random.set_state(after)
+    return found  # type: ignore[no-any-return]
+
+
+def _look_for_clusters(
+    source: ArrayRows, k: int, random: np.random.RandomState, whitened: bool
+) -> tuple["_Sample", "_Frame | None", "_Clusters"]:
     sample = _some_rows(source, k, random)
     frame = _whiten(sample) if whitened else None
-    clusters = _kmeans(sample if frame is None else _Sample(frame.enter(sample.rows), sample.weights), k, random)
-    if source.memory is not None:
-        source.memory[key] = sample, frame, clusters, random.get_state()
-    return sample, frame, clusters
+    within = sample if frame is None else _Sample(frame.enter(sample.rows), sample.weights)
+    return sample, frame, _kmeans(within, k, random)
 
 
 def start_from_seeds(
@@ -146,7 +153,7 @@ def start_from_seeds(
 ) -> Update:
     """Means on rows picked by k-means++; covariances of the prior alone, or of `reg_covar`, as scikit-learn's."""
     sample = _some_rows(source, k, random)
-    return start_at_rows(sample.rows[_seed(sample, k, random)], structure, prior)
+    return start_at_rows(sample.rows[_seed(sample, k, 1, random)[0]], structure, prior)
 
 
 def start_from_random_rows(
@@ -175,7 +182,8 @@ def start_from_labels(
     def clusters() -> Clusters:
         for start, rows in _chunks(source, source.n_features):
             stop = start + len(rows)
-            yield np.array(rows), source.weigh(start, stop), labels[start:stop].astype(np.float64)
+            weights = np.ascontiguousarray(source.weigh(start, stop))
+            yield np.array(rows, order="C"), weights, labels[start:stop].astype(np.float64)
 
     firsts = source.take(np.unique(labels, return_index=True)[1])
     return start_from_clusters(clusters, firsts, structure, prior)
@@ -302,7 +310,7 @@ def _assign(source: ArrayRows, centres: np.ndarray, frame: "_Frame | None") -> C
     """All rows, some at a time, their weights and the labels of their nearest centres, which are in the frame."""
     padded = distances.pad_centres(centres)
     for start, piece in _chunks(source, source.n_features):
-        rows = np.array(piece)  # contiguous and writable, as the kernels were compiled for
+        rows = np.array(piece, order="C")  # aligned as well, as the kernels are declared
         sample = _Sample(rows if frame is None else frame.enter(rows), source.weigh(start, start + len(rows)))
         sample.assign(padded)
         yield rows, sample.weights, sample.labels[: len(rows)]
@@ -319,11 +327,12 @@ def _cluster_moments(
 ) -> Statistics:
     """Moments about `centres` of the rows with each label."""
     k, d = centres.shape
+    centres = np.ascontiguousarray(centres)
     weight, first, deviation = np.zeros(k), np.zeros((k, d)), np.empty(d)
     second = np.zeros((1 if structure.SHARED else k, d if structure.MATRICES else 1, d))
     for rows, weights, labels in clusters():
         order = labels.astype(np.min_scalar_type(k)).argsort(kind="stable")  # by radix for short integers
-        distances.add_moments(rows, weights, labels, order, centres, deviation, weight, first, second)
+        distances.add_moments.call(rows, weights, labels, order, centres, deviation, weight, first, second)
     if not structure.MATRICES:
         # One row whose squares are a cluster's sums of squares stands for all of its rows.
         second = np.stack([structure.second_moments(np.sqrt(squares), np.ones(1)) for squares in second])
@@ -334,12 +343,12 @@ def _some_rows(source: ArrayRows, k: int, random: np.random.RandomState) -> "_Sa
     """All rows, or as many as k-means is worth, drawn by weight, in descending order."""
     most = _kmeans_rows(source.n_features, k)
     if source.n_rows <= most:
-        rows, weights = source.take(np.arange(source.n_rows)), source.weigh(0, source.n_rows)
+        rows, weights = np.concatenate([rows for *_, rows in source.blocks()]), source.weigh(0, source.n_rows)
     else:
         rows = source.take(source.draw(_places(most, random)))
         weights = np.full(most, source.total_weight / most)
     order = _order_of(rows)
-    return _Sample(rows.take(order, axis=0), weights[order])
+    return _Sample(rows.take(order, axis=0), weights.take(order))
 
 
 def _kmeans_rows(features: int, k: int) -> int:
@@ -360,8 +369,9 @@ def _places(count: int, random: np.random.RandomState) -> np.ndarray:
 
 def _order_of(rows: np.ndarray) -> np.ndarray:
     """Descending order: a start then depends neither on how rows lie nor on how often each does, nor on their units."""
-    order = rows[:, 0].argsort()[::-1]
-    descending = rows[order, 0]
+    firsts = rows[:, 0]
+    order = firsts.argsort()[::-1]
+    descending = firsts.take(order)
     ties = (descending[1:] == descending[:-1]).nonzero()[0]
     alike = len(ties) == 0 or np.array_equal(rows[order[ties]], rows[order[ties + 1]])
     return order if alike else np.lexsort(rows.T[::-1])[::-1]
@@ -371,17 +381,22 @@ class _Sample:
     """Rows (n, d) and weights (n,), the rows in tiles, and working memory: labels and squared distances of theirs."""
 
     def __init__(self, rows: np.ndarray, weights: np.ndarray) -> None:
-        self.rows, self.weights = rows, weights
+        self.rows, self.weights = np.ascontiguousarray(rows), np.ascontiguousarray(weights)
         self.tiles = distances.pack(rows)
         self.tile_weights = np.ones(len(self.tiles) * TILE_ROWS)
         self.tile_weights[: len(rows)] = weights
         self.nearest, self.labels = np.empty((2, len(self.tiles) * TILE_ROWS))
         self.work = np.empty(2 * TILE_ROWS)
 
+    @cached_property
+    def _ends(self) -> np.ndarray:
+        """Running sums of the weights."""
+        return self.weights.cumsum()
+
     def draw(self, places: np.ndarray) -> np.ndarray:
         """Indices of rows; see `ArrayRows.draw`."""
-        ends = self.weights.cumsum()
-        return np.minimum(np.searchsorted(ends, places * ends[-1], side="right"), len(ends) - 1)
+        ends = self._ends
+        return np.minimum(ends.searchsorted(places * ends[-1], side="right"), len(ends) - 1)
 
     def assign(self, centres: np.ndarray) -> None:
         """Set every row's label and distance to those of its nearest centre, of `centres` padded."""
@@ -435,7 +450,7 @@ class _Clusters(NamedTuple):
 def _kmeans(sample: _Sample, k: int, random: np.random.RandomState) -> _Clusters:
     """Lloyd's iterations from the best of several seedings on some of the rows."""
     few = _fewer(sample, k, random)
-    runs = (_lloyd(few, few.rows[_seed(few, k, random)], _COARSE) for _ in range(min(_SEEDINGS, k)))
+    runs = (_lloyd(few, few.rows[seeds], _COARSE) for seeds in _seed(few, k, min(_SEEDINGS, k), random))
     best = min(runs, key=lambda run: run.inertia)
     # Sorted, so that components keep their numbers from seed to seed where the clusters are the same.
     return _lloyd(sample, best.centres[np.lexsort(best.centres.T[::-1])], _FINE)
@@ -450,25 +465,22 @@ def _fewer(sample: _Sample, k: int, random: np.random.RandomState) -> _Sample:
     return _Sample(sample.rows[drawn], np.ones(most))
 
 
-def _seed(sample: _Sample, k: int, random: np.random.RandomState) -> np.ndarray:
-    """Greedy k-means++ (Arthur and Vassilvitskii 2007): indices of the seeds, (k,)."""
+def _seed(sample: _Sample, k: int, times: int, random: np.random.RandomState) -> np.ndarray:
+    """Greedy k-means++ (Arthur and Vassilvitskii 2007) so many times: indices of the seeds, (times, k)."""
     n, tiles = len(sample.rows), len(sample.tiles)
     trials = 2 + int(math.log(k))
     trials += trials % 2  # as cheap as one fewer
-    closest = np.zeros(tiles * TILE_ROWS)
-    closest[:n] = np.inf
-    seeds = np.empty(k, np.int64)
-    distances.choose_seeds(
-        sample.tiles,
-        sample.tile_weights,
-        int(sample.draw(random.uniform(size=1))[0]),
-        random.uniform(size=(k - 1, trials)),
+    draws = random.uniform(size=(times, 1 + (k - 1) * trials))
+    more = np.ascontiguousarray(draws[:, 1:]).reshape(times, k - 1, trials)
+    seeds = np.empty((times, k), np.int64)
+    distances.choose_seeds.call(
+        *(sample.tiles, sample.tile_weights, n, sample.draw(draws[:, 0]), more),
         sample.work,
         np.zeros((trials, sample.tiles.shape[1] // TILE_ROWS)),
         np.empty(trials, np.int64),
         np.empty((trials, tiles * TILE_ROWS)),
-        np.zeros((trials, tiles)),
-        closest,
+        np.empty((trials, tiles)),
+        np.empty(tiles * TILE_ROWS),
         seeds,
     )
     return seeds
@@ -476,22 +488,21 @@ def _seed(sample: _Sample, k: int, random: np.random.RandomState) -> np.ndarray:
 
 def _lloyd(sample: _Sample, centres: np.ndarray, tolerance: float) -> _Clusters:
     """Lloyd's iterations (1982) until the inertia falls by no more than `tolerance` of itself."""
-    k, features = centres.shape
+    (k, features), n = centres.shape, len(sample.rows)
     padded = distances.pad_centres(centres)
     counts, sums = np.empty(k), np.empty((k, features))
-    n, before = len(sample.rows), math.inf
-    for _ in range(_LLOYD_ITERATIONS):
-        sample.assign(padded)
-        inertia = distances.move_centres(
-            sample.rows, sample.weights, sample.nearest, sample.labels, padded, counts, sums
+    at_once = max(1, _AT_ONCE // (padded.size * n))
+    inertia, left, settled = math.inf, _LLOYD_ITERATIONS, False
+    while left and not settled:
+        inertia, taken, settled, deserted = distances.lloyd.call(
+            *(sample.tiles, sample.rows, sample.weights, padded, min(left, at_once), tolerance, inertia),
+            *(sample.work, sample.nearest, sample.labels, counts, sums),
         )
-        if counts.min() == 0.0 and 0.0 < inertia < math.inf:
+        left -= taken
+        if deserted:
             # A centre nobody is nearest to goes to the row farthest from its own.
             empty = np.flatnonzero(counts == 0.0)
             padded[empty, :features] = sample.rows[np.argsort(sample.nearest[:n])[::-1][: len(empty)]]
-        elif not inertia < (1.0 - tolerance) * before:
-            break
-        before = inertia
     return _Clusters(padded[:k, :features].copy(), counts, sample.labels[:n].copy(), inertia)
 
 

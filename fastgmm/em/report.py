@@ -7,10 +7,12 @@ from types import ModuleType
 from typing import Any
 
 import numpy as np
+from numba import float64
 
 from fastgmm.covariance import STRUCTURES, Hyperparameters, Parameters
 from fastgmm.em.engine import Run
 from fastgmm.em.initialise import describe_rows
+from fastgmm.kernels._jit import FLOATS_1D, FLOATS_2D, declared_kernel
 from fastgmm.sources import Rows
 from fastgmm.table import format_table
 
@@ -20,6 +22,7 @@ _LARGEST_REGULARISATION = 0.1  # of a feature's variance, before we warn
 # Components whose densities differ by less on average, in nats and summed over both, are one: so do two of the same
 # shape whose means are 3 % of a standard deviation apart.
 _DUPLICATE_DIVERGENCE = 1e-3
+_MARGIN = 1.0 + 1e-3  # of what is plainly larger, whatever the order of sums
 
 _ENDINGS = {
     "converged": "converged",
@@ -193,6 +196,60 @@ def _remarks(component: ComponentReport) -> Iterator[str]:
         yield f"duplicate of {component.duplicate_of}"
 
 
+@declared_kernel(*(FLOATS_1D, FLOATS_2D, FLOATS_2D), *(float64, float64), *(FLOATS_1D, float64))
+def _is_unremarkable(
+    weights: np.ndarray,
+    means: np.ndarray,
+    variances: np.ndarray,
+    n_rows: float,
+    least_rows: float,
+    ridge: np.ndarray,
+    reg_covar: float,
+) -> bool:
+    """Whether it takes no closer look to say that components and `reg_covar` are as they should be.
+
+    True only where `describe_degenerate` and `describe_regularisation` find nothing.
+    """
+    k, d = means.shape
+    mean_ridge = ridge.sum() / d
+    for c in range(k):
+        if not (weights[c] * n_rows >= least_rows and variances[c].sum() / d > _MARGIN * mean_ridge):
+            return False
+        for b in range(c):
+            apart = False
+            for j in range(d):
+                shift, ratio = means[b, j] - means[c, j], variances[b, j] / variances[c, j]
+                # Twice J of feature j alone, no more than that of all; see `find_duplicates`.
+                divergence = ratio + 1.0 / ratio - 2.0 + shift * shift * (1.0 + 1.0 / ratio) / variances[c, j]
+                if divergence > _MARGIN * 2.0 * _DUPLICATE_DIVERGENCE:
+                    apart = True
+                    break
+            if not apart:
+                return False
+    for j in range(d):
+        mean, within, between, largest = 0.0, 0.0, 0.0, 0.0
+        for c in range(k):
+            mean += weights[c] * means[c, j]
+            within += weights[c] * variances[c, j]
+            largest = max(largest, abs(means[c, j]))
+        for c in range(k):
+            between += weights[c] * (means[c, j] - mean) ** 2
+        rounding = 16 * _EPS * within + (16 * _EPS * largest) ** 2
+        if not within - reg_covar + between > _MARGIN * max(rounding, reg_covar / _LARGEST_REGULARISATION):
+            return False
+    return True
+
+
+def is_unremarkable(
+    parameters: Parameters, structure: ModuleType, n_rows: float, prior: Hyperparameters, reg_covar: float
+) -> bool:
+    """Whether there is nothing to describe, as mostly; of few rows a description takes longer than EM."""
+    variances = feature_variances(parameters, structure)
+    arrays = map(np.ascontiguousarray, (parameters.weights, parameters.means, variances))
+    least = max(0.5, structure.least_rows(parameters.means.shape[1]) - 0.5)
+    return bool(_is_unremarkable.call(*arrays, n_rows, least, prior.ridge, reg_covar))
+
+
 def describe_degenerate(run: Run, covariance_type: str, n_rows: float, prior: Hyperparameters) -> str:
     """Name the components that are not what was asked for, and what may help; empty if there are none.
 
@@ -304,5 +361,5 @@ def feature_variances(parameters: Parameters, structure: ModuleType) -> np.ndarr
     """Variance of each feature within each component, shape (k, d)."""
     k, d = parameters.means.shape
     covariances = parameters.covariances
-    diagonals = np.diagonal(covariances, axis1=-2, axis2=-1) if structure.MATRICES else covariances.reshape(k, -1)
-    return np.broadcast_to(diagonals, (k, d))
+    diagonals = covariances.diagonal(axis1=-2, axis2=-1) if structure.MATRICES else covariances.reshape(k, -1)
+    return diagonals if diagonals.shape == (k, d) else np.broadcast_to(diagonals, (k, d))

@@ -5,8 +5,11 @@ the last row and feature. Centres are taken two at a time, four features at a ti
 """
 
 import numpy as np
+from numba import float64, int64
 
-from fastgmm.kernels._jit import SUMS, TILE_ROWS, kernel
+from fastgmm.kernels._jit import FLOATS_1D, FLOATS_2D, FLOATS_3D, SUMS, TILE_ROWS, declared_kernel, kernel
+
+_INTEGERS = int64[::1]
 
 # n rows, d features (padded to a multiple of 4), k centres, b = TILE_ROWS rows in a tile
 
@@ -67,7 +70,7 @@ def _keep_nearest(distances, first, nearest, labels):
         nearest[i] = near if near < before else before
 
 
-@kernel
+@kernel(inline=True)
 def nearest_centres(tiles, centres, distances, nearest, labels):
     """Set every row's nearest centre and the squared distance to it, labels and nearest (tiles * b).
 
@@ -83,7 +86,7 @@ def nearest_centres(tiles, centres, distances, nearest, labels):
             _keep_nearest(distances, float(c), near, label)
 
 
-@kernel
+@kernel(inline=True)
 def move_centres(rows, weights, nearest, labels, centres, counts, sums):
     """Move each centre to the mean of its rows; return the weighted sum of `nearest`, the inertia.
 
@@ -109,7 +112,32 @@ def move_centres(rows, weights, nearest, labels, centres, counts, sums):
     return inertia
 
 
-@kernel
+@declared_kernel(
+    *(FLOATS_2D, FLOATS_2D, FLOATS_1D, FLOATS_2D),
+    *(int64, float64, float64),
+    *(FLOATS_1D, FLOATS_1D, FLOATS_1D, FLOATS_1D, FLOATS_2D),
+)
+def lloyd(tiles, rows, weights, centres, most, tolerance, before, distances, nearest, labels, counts, sums):
+    """Lloyd's iterations, `most` of them, until the inertia falls by no more than `tolerance` of itself.
+
+    Returns the inertia, given that `before` the first, how many iterations were taken, whether they have settled, and
+    whether they stopped because a centre has no row where others have some at a distance. Arguments are written in
+    place as by `nearest_centres` and `move_centres`.
+    """
+    for taken in range(1, most + 1):
+        nearest_centres(tiles, centres, distances, nearest, labels)
+        inertia = move_centres(rows, weights, nearest, labels, centres, counts, sums)
+        if counts.min() == 0.0 and 0.0 < inertia < np.inf:
+            return inertia, taken, False, True
+        if not inertia < (1.0 - tolerance) * before:
+            return inertia, taken, True, False
+        before = inertia
+    return before, most, False, False
+
+
+@declared_kernel(
+    *(FLOATS_2D, FLOATS_1D, FLOATS_1D, _INTEGERS, FLOATS_2D), *(FLOATS_1D, FLOATS_1D, FLOATS_2D, FLOATS_3D)
+)
 def add_moments(rows, weights, labels, order, centres, deviation, weight, first, second):
     """Add to the labels' weight (k,), first (k, d) and second moments about `centres` (k, d), row by row in `order`.
 
@@ -160,14 +188,14 @@ def _draw(weights, target):
     return last, target  # rounding kept the sum below the target
 
 
-@kernel
-def choose_seeds(tiles, weights, first, draws, distances, candidates, picks, nearer, totals, closest, seeds):
+@kernel(inline=True)
+def _choose(tiles, weights, first, draws, distances, candidates, picks, nearer, totals, closest, seeds):
     """Greedy k-means++: set `seeds` (k,) to indices of rows, the first of them given.
 
     `weights` (tiles * b) are those of the rows; `draws` (k - 1, trials) are uniform on [0, 1); `closest` (tiles * b),
     the weighted squared distance to the closest seed, is infinite for every row, and zero beyond the last. Working
     memory: distances (2 b), candidates (trials made even, d), picks (trials,) integers, nearer (trials, tiles * b),
-    totals (trials, tiles); candidates and totals are zeros.
+    totals (trials, tiles); candidates are zeros.
     """
     best, least = 0, 0.0
     for c in range(seeds.size):
@@ -197,3 +225,19 @@ def choose_seeds(tiles, weights, first, draws, distances, candidates, picks, nea
         seeds[c] = picks[best]
         for i in range(closest.size):
             closest[i] = nearer[best, i]
+
+
+@declared_kernel(
+    *(FLOATS_2D, FLOATS_1D, int64, _INTEGERS, FLOATS_3D),
+    *(FLOATS_1D, FLOATS_2D, _INTEGERS, FLOATS_2D, FLOATS_2D, FLOATS_1D, int64[:, ::1]),
+)
+def choose_seeds(tiles, weights, n, firsts, draws, distances, candidates, picks, nearer, totals, closest, seeds):
+    """Greedy k-means++ several times: set `seeds` (times, k), the first of each given (times,), with its own draws.
+
+    `closest` is working memory too; all else is as for `_choose`.
+    """
+    for s in range(seeds.shape[0]):
+        for i in range(closest.size):
+            closest[i] = np.inf if i < n else 0.0
+        first, own = firsts[s], draws[s]
+        _choose(tiles, weights, first, own, distances, candidates, picks, nearer, totals, closest, seeds[s])
