@@ -8,6 +8,7 @@ from types import SimpleNamespace
 
 import pytest
 from processes import PACKAGE, machine_code, run, start
+from reference import FAMILIAR
 
 from fastgmm.kernels._notice import CompilingNotice
 
@@ -65,6 +66,29 @@ many = np.tile(rows, (250, 1))  # shared among threads
 GaussianMixture(2, max_iter=2, tol=1e9).fit(many).predict(many)
 kernels += [compiled for driver in drivers for compiled in driver._compiled.values()]
 folder = [kernel.__name__ for kernel in kernels if kernel.stats.cache_misses or not kernel.stats.cache_hits]
+"""
+
+BITS = """
+import hashlib
+
+import numpy as np
+from fastgmm.covariance import STRUCTURES, Parameters
+from fastgmm.sources import ArrayRows
+
+result = {{}}
+for structure in {structures}:
+    module = STRUCTURES[structure]
+    for d in (3, 6):
+        random = np.random.default_rng(d)
+        rows, means = random.normal(size=(700, d)), random.normal(size=(3, d))
+        covariances = module.from_dense(np.stack([np.eye(d)] * 3))
+        parameters = Parameters(np.full(3, 1 / 3), means, covariances, module.factorise(covariances)[0])
+        for kind, form in (("any", module.form(parameters)), ("centred", module.centred_form(parameters))):
+            found = ArrayRows(rows, random.uniform(size=700)).reduce(form)
+            written = ArrayRows(rows).map(form, log_likelihoods=True, responsibilities=True)
+            arrays = (*found[1:4], np.float64(found.log_likelihood), *written[:2])
+            result[f"{{structure}}, {{d}}, {{kind}}"] = [hashlib.sha1(a.tobytes()).hexdigest() for a in arrays]
+folder = None
 """
 
 TWO_FORMS = """
@@ -240,6 +264,13 @@ def test_the_next_process_finds_every_kernel(tmp_path):
         "statistics_parallel": 0,
         "rows_parallel": 0,
     }
+
+
+@pytest.mark.slow
+def test_kernels_from_the_cache_give_the_bits_of_those_just_compiled(tmp_path):
+    # Numba compiles a kernel by itself and again as a part of those that call it, and a process runs the first it has.
+    compiled, found = (run(BITS.format(structures=FAMILIAR), PACKAGE.parent, tmp_path)[0] for _ in range(2))
+    assert compiled and compiled == found
 
 
 @pytest.mark.slow

@@ -8,8 +8,10 @@ Isotropic          a scale per component
 from typing import Any, NamedTuple
 
 import numpy as np
+from numba.core import cgutils
+from numba.extending import intrinsic
 
-from fastgmm.kernels._jit import SUMS, TILE_ROWS, TILE_STRIDE, kernel
+from fastgmm.kernels._jit import COMPILED, SUMS, TILE_ROWS, TILE_STRIDE, kernel
 from fastgmm.kernels.forms import (
     HEAD,
     Moments,
@@ -28,7 +30,7 @@ from fastgmm.kernels.tiles import (
     subtract_multiple,
 )
 from fastgmm.kernels.triangles import BLOCK_ROWS, add_scatter
-from fastgmm.kernels.vectors import rest
+from fastgmm.kernels.vectors import INDEX, Emitter, rest, rows_of, void_intrinsic
 
 
 class SharedTriangular(NamedTuple):
@@ -126,13 +128,31 @@ def _log_densities_shared(form, tile, out):
         scale_and_shift(out[c * TILE_STRIDE :], -0.5, form.log_constants[c])
 
 
-@kernel(flags=SUMS)
-def _first_about(x, centre, r):
-    """Σ_i r_i (x_i - centre) for one feature."""
-    total = 0.0
-    for i in range(TILE_ROWS):
-        total += r[i] * (x[i] - centre)
-    return total
+def _add_first_moments(x, centre, r, first):
+    """Add Σ_i r_i (x_i - centre) of four features to `first`.
+
+    Vector by vector: LLVM, free to order the sums, orders them in one way where it compiles this alone, and in another
+    as a part of its caller, and which of the two a process runs depends on what it found in the cache.
+    """
+    first[:4] += (rows_of(x, 4, TILE_ROWS) - centre[:4, None]) @ r[:TILE_ROWS]
+
+
+def _emit_add_first_moments(e: Emitter, x: Any, centre: Any, r: Any, first: Any) -> None:
+    b = e.builder
+    centres, sums = [e.broadcast(centre, j) for j in range(4)], [e.variable(e.zeros()) for _ in range(4)]
+    with cgutils.for_range_slice(b, INDEX(0), INDEX(TILE_ROWS), INDEX(e.lanes), inc=True) as (i, _):
+        share = e.load(r, i)
+        for j, sum_ in enumerate(sums):
+            feature = e.load(x, b.add(i, INDEX(j * TILE_STRIDE)))
+            e.add_product(share, b.fsub(feature, centres[j]), sum_)
+    e.add_sums([b.load(sum_) for sum_ in sums], first)
+
+
+if COMPILED:
+
+    @intrinsic
+    def _add_first_moments(typing_context, x, centre, r, first):
+        return void_intrinsic(_emit_add_first_moments, x, centre, r, first)
 
 
 @accumulate.body(SharedTriangular)
@@ -162,8 +182,9 @@ def _accumulate_shared(form, tile, values, inverse, weights, centres, sums):
     for c in range(k):
         share = values[c * TILE_STRIDE :]
         scale(share, weights, share)
-        for j in range(d):
-            sums[HEAD + k + c * d + j] += _first_about(tile[j * TILE_STRIDE :], centres[c, j], share)
+        for j in range(0, d, 4):
+            features, first = rest(tile, j * TILE_STRIDE), rest(sums, HEAD + k + c * d + j)
+            _add_first_moments(features, rest(centres, c * d + j), rest(share, 0), first)
 
 
 @kernel(flags=SUMS)
