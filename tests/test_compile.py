@@ -91,6 +91,23 @@ for structure in {structures}:
 folder = None
 """
 
+OF_A_USER = """
+import numba
+import numpy as np
+from fastgmm import GaussianMixture
+from fastgmm.mcmc.targets import make_target
+
+GaussianMixture(2, random_state=0).fit(np.random.default_rng(0).normal(size=(300, 2)))
+
+@numba.njit(error_model="numpy")
+def density(X, out):
+    for w in range(X.shape[1]):
+        out[w] = -0.5 * np.sum(X[:, w] ** 2) - X[0, w] ** 2 - X[:, w].min()
+
+result = make_target(density, (), True).compiled(2).separate
+folder = None
+"""
+
 TWO_FORMS = """
 from typing import NamedTuple
 
@@ -271,6 +288,10 @@ def test_kernels_from_the_cache_give_the_bits_of_those_just_compiled(tmp_path):
     # Numba compiles a kernel by itself and again as a part of those that call it, and a process runs the first it has.
     compiled, found = (run(BITS.format(structures=FAMILIAR), PACKAGE.parent, tmp_path)[0] for _ in range(2))
     assert compiled and compiled == found
+
+
+def test_a_density_compiled_after_our_kernels_is_rounded_as_written(tmp_path):
+    assert run(OF_A_USER, PACKAGE.parent, tmp_path)[0] is True
 
 
 @pytest.mark.slow

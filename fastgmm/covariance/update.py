@@ -83,13 +83,15 @@ def share_volume(found: Update, shares: np.ndarray, log_volumes: np.ndarray) -> 
 @kernel
 def variance_floor(mean):
     """The variance that rounding alone gives a feature at the mean's distance from zero; anything below is zero."""
-    return (_EPS * mean) ** 2
+    rounding = _EPS * mean
+    return rounding * rounding
 
 
 @kernel
 def is_jump(shift, variance, mean):
     """Whether a mean moved by so many of its new standard deviations that digits were lost."""
-    return shift**2 > _LARGEST_MOVE * max(variance, 0.0) + (8 * _EPS * mean) ** 2
+    rounding = 8 * _EPS * mean
+    return shift * shift > _LARGEST_MOVE * max(variance, 0.0) + rounding * rounding
 
 
 _SINGLE = np.finfo(np.float32)

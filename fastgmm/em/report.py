@@ -211,9 +211,14 @@ def _is_unremarkable(
     True only where `describe_degenerate` and `describe_regularisation` find nothing.
     """
     k, d = means.shape
-    mean_ridge = ridge.sum() / d
+    total_ridge = 0.0
+    for j in range(d):
+        total_ridge += ridge[j]
     for c in range(k):
-        if not (weights[c] * n_rows >= least_rows and variances[c].sum() / d > _MARGIN * mean_ridge):
+        total = 0.0
+        for j in range(d):
+            total += variances[c, j]
+        if not (weights[c] * n_rows >= least_rows and total > _MARGIN * total_ridge):
             return False
         for b in range(c):
             apart = False
@@ -233,8 +238,10 @@ def _is_unremarkable(
             within += weights[c] * variances[c, j]
             largest = max(largest, abs(means[c, j]))
         for c in range(k):
-            between += weights[c] * (means[c, j] - mean) ** 2
-        rounding = 16 * _EPS * within + (16 * _EPS * largest) ** 2
+            away = means[c, j] - mean
+            between += weights[c] * away * away
+        largest *= 16 * _EPS
+        rounding = 16 * _EPS * within + largest * largest
         if not within - reg_covar + between > _MARGIN * max(rounding, reg_covar / _LARGEST_REGULARISATION):
             return False
     return True

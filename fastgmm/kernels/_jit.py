@@ -148,6 +148,9 @@ def kernel(
 ) -> Any:
     """Compile a serial kernel; `flags` names what the compiler may do to floating-point arithmetic.
 
+    It has no powers and no sums of arrays: Numba compiles what is behind those once in a process, with the flags of
+    whoever is first, and then a user's density would have ours.
+
     A large body with a single caller is best compiled as a part of it, `inline`: on its own it would be optimised
     once more at every level above. With several callers that makes compiling slower.
 

@@ -127,7 +127,10 @@ def lloyd(tiles, rows, weights, centres, most, tolerance, before, distances, nea
     for taken in range(1, most + 1):
         nearest_centres(tiles, centres, distances, nearest, labels)
         inertia = move_centres(rows, weights, nearest, labels, centres, counts, sums)
-        if counts.min() == 0.0 and 0.0 < inertia < np.inf:
+        deserted = False
+        for c in range(counts.size):
+            deserted |= counts[c] == 0.0
+        if deserted and 0.0 < inertia < np.inf:
             return inertia, taken, False, True
         if not inertia < (1.0 - tolerance) * before:
             return inertia, taken, True, False
