@@ -14,7 +14,7 @@ from fastgmm.kernels._jit import TILE_ROWS, TILE_STRIDE
 both_precisions = pytest.mark.parametrize("dtype", [np.float64, np.float32])
 # Exponentials are taken one by one of two components, and of all where there are more.
 both_ways = pytest.mark.parametrize("k", [2, 3])
-SMALLEST = {np.float64: -708.0, np.float32: -87.0}
+SMALLEST = {np.float64: -708.0, np.float32: -69.0}
 
 
 def eps(dtype):
@@ -56,8 +56,8 @@ def test_exp_is_within_one_and_a_half_units(k):
 @both_ways
 def test_exp_of_float32_is_within_two_units(k):
     random = np.random.default_rng(2)
-    halves = (np.arange(-125, 0) + 0.5) * math.log(2)  # where the reduced argument is largest
-    arguments = np.concatenate([random.uniform(-87, 0, 3000), random.uniform(-1, 0, 1000), halves]).astype(np.float32)
+    halves = (np.arange(-99, 0) + 0.5) * math.log(2)  # where the reduced argument is largest
+    arguments = np.concatenate([random.uniform(-69, 0, 3000), random.uniform(-1, 0, 1000), halves]).astype(np.float32)
     expected = np.exp(arguments.astype(np.longdouble))
     errors = np.abs(exp(arguments, np.float32, k) - expected) / np.spacing(expected.astype(np.float32))
     assert errors.max() <= 2.0
@@ -65,11 +65,14 @@ def test_exp_of_float32_is_within_two_units(k):
 
 @both_precisions
 @both_ways
-def test_exp_is_zero_where_results_would_be_subnormal(dtype, k):
+def test_exp_is_zero_below_its_smallest_argument(dtype, k):
     smallest = dtype(SMALLEST[dtype])
     beyond = [np.nextafter(smallest, dtype(-np.inf)), smallest - 1, 2 * smallest, np.finfo(dtype).min, -np.inf]
     assert not exp(beyond, dtype, k).any()
-    assert exp([smallest], dtype, k)[0] == pytest.approx(math.exp(smallest), rel=2 * eps(dtype))
+    least = exp([smallest], dtype, k)[0]
+    assert least == pytest.approx(math.exp(smallest), rel=2 * eps(dtype))
+    if dtype == np.float32:  # whose products with what is tiny are to be normal: others take long
+        assert least * eps(dtype) > np.finfo(dtype).tiny
 
 
 @both_precisions
