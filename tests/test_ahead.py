@@ -179,28 +179,24 @@ def candidates_of(seed, steps):
     return np.array(found[1:])
 
 
+def walk_into_trouble(limit, outcome, count, vectorized):
+    """The chain whose candidates `candidates_of(0, 300)` tells, on a density that is in trouble beyond a limit."""
+    options = {"proposal_cov": [[1.0]], "nan": "raise", "vectorized": vectorized}
+    density = troubled_of_many if vectorized else troubled
+    return sample(density, [0.0], 300, args=(limit, outcome, count), chains=1, warmup=0, seed=0, **options)
+
+
 @pytest.mark.parametrize("outcome", OUTCOMES)
 @pytest.mark.parametrize("vectorized", [False, True])
 def test_trouble_where_no_candidate_is_is_no_trouble(looks_ahead, outcome, vectorized):
-    limit, density = candidates_of(0, 300).max(), troubled_of_many if vectorized else troubled
+    limit = candidates_of(0, 300).max()
     seen, kept = {}, {}
     for yes in (True, False):
         looks_ahead(yes)
         count = np.zeros(1, dtype=np.int64)
         with warnings.catch_warnings():
             warnings.simplefilter("error")
-            kept[yes] = sample(
-                density,
-                [0.0],
-                300,
-                args=(limit, outcome, count),
-                chains=1,
-                warmup=0,
-                seed=0,
-                proposal_cov=[[1.0]],
-                nan="raise",
-                vectorized=vectorized,
-            )
+            kept[yes] = walk_into_trouble(limit, outcome, count, vectorized)
         seen[yes] = count[0]
     same(kept[True], kept[False])
     assert seen[False] == 0
@@ -211,24 +207,13 @@ def test_trouble_where_no_candidate_is_is_no_trouble(looks_ahead, outcome, vecto
 @pytest.mark.parametrize("outcome", OUTCOMES)
 @pytest.mark.parametrize("vectorized", [False, True])
 def test_trouble_at_a_candidate_is_told_as_by_a_chain_that_does_not_look_ahead(looks_ahead, outcome, vectorized):
-    candidates, density = candidates_of(0, 300), troubled_of_many if vectorized else troubled
+    candidates = candidates_of(0, 300)
     limit = np.sort(candidates)[-2]
     said = {}
     for yes in (True, False):
         looks_ahead(yes)
         with pytest.raises(ValueError) as caught:
-            sample(
-                density,
-                [0.0],
-                300,
-                args=(limit, outcome, np.zeros(1, dtype=np.int64)),
-                chains=1,
-                warmup=0,
-                seed=0,
-                proposal_cov=[[1.0]],
-                nan="raise",
-                vectorized=vectorized,
-            )
+            walk_into_trouble(limit, outcome, np.zeros(1, dtype=np.int64), vectorized)
         said[yes] = str(caught.value), getattr(caught.value, "__notes__", [])
     assert said[True] == said[False]
     assert f"at step {np.argmax(candidates) + 1} " in "".join([said[True][0], *said[True][1]])

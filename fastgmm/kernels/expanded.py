@@ -212,7 +212,7 @@ def _fields(
     """The fields that all these forms begin with, in the type of the tile; rows are read relative to float64."""
     packed = np.empty(coefficients.size)
     pack_rows(coefficients, packed)
-    return constants.astype(dtype), means.astype(dtype, order="C"), reference, packed.astype(dtype, order="C")
+    return constants.astype(dtype), means.astype(dtype, order="C"), reference, packed.astype(dtype)
 
 
 def tied(

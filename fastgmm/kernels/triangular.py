@@ -298,9 +298,8 @@ def centred_triangular(weights: np.ndarray, means: np.ndarray, factors: np.ndarr
 
 def _small_triangular(weights: np.ndarray, means: np.ndarray, factors: np.ndarray) -> SmallTriangular:
     origin, size = _origin_and_size(means.shape[1])
-    factors, log_constants = np.ascontiguousarray(factors, FLOAT64), np.empty(len(factors))
-    _set_log_constants.call(np.ascontiguousarray(weights, FLOAT64), factors, log_constants)
-    return SmallTriangular(log_constants, np.ascontiguousarray(means, FLOAT64), origin, factors, size)
+    means, factors = np.ascontiguousarray(means, FLOAT64), np.ascontiguousarray(factors, FLOAT64)
+    return SmallTriangular(triangular_log_constants(weights, factors), means, origin, factors, size)
 
 
 def _triangular(
