@@ -409,6 +409,9 @@ def parallel_region(tasks: int) -> Iterator[int]:
     Python thread at work has one of Numba's threads less for the workers here, so that together they are no more than
     those.
     """
+    if tasks <= 1:  # which is done before the others would be counted
+        yield 1
+        return
     with _working() as others:
         setting = int(numba.get_num_threads())
         allowed = min(setting, int(config.NUMBA_NUM_THREADS) - others)
@@ -465,11 +468,16 @@ def _openmp_threads() -> int:
 def threads(n_jobs: int | None) -> Iterator[int]:
     """Run the block on as many threads as `n_jobs` says, leaving the caller's setting as found."""
     set_up_numba()
-    wanted = count_threads(n_jobs)
-    before = numba.get_num_threads()
-    numba.set_num_threads(wanted)
+    wanted, before = count_threads(n_jobs), numba.get_num_threads()
+    _set_threads(wanted)
     try:
         with _working():
             yield wanted
     finally:
-        numba.set_num_threads(before)
+        _set_threads(before)
+
+
+def _set_threads(count: int) -> None:
+    """Set Numba's number where it is another: that takes as long as a pass over a few rows."""
+    if numba.get_num_threads() != count:
+        numba.set_num_threads(count)
