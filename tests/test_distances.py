@@ -14,17 +14,24 @@ ROWS = (1, 255, 256, 257, 600) if COMPILED else (1, 257)
 
 def nearest(rows, centres):
     """Labels and squared distances of the nearest centres."""
+    _, found, labels = assigned(rows, centres)
+    return labels[: len(rows)], found[: len(rows)]
+
+
+def assigned(rows, centres):
+    """Tiles of rows, and for each of their rows the squared distance to the nearest centre and its label."""
     tiles = kernels.pack(rows)
     found, labels = np.full((2, len(tiles) * TILE_ROWS), np.nan)
     kernels.nearest_centres(tiles, kernels.pad_centres(centres), np.empty(2 * TILE_ROWS), found, labels)
-    return labels[: len(rows)], found[: len(rows)]
+    return tiles, found, labels
 
 
 def lloyd(rows, centres, weights):
     """Counts, moved centres and inertia."""
-    labels, found = nearest(rows, centres)
-    padded, counts = kernels.pad_centres(centres), np.full(len(centres), np.nan)
-    inertia = kernels.move_centres(rows, weights, found, labels, padded, counts, np.full(centres.shape, np.nan))
+    tiles, found, labels = assigned(rows, centres)
+    weights = np.append(weights, np.zeros(len(labels) - len(rows)))
+    padded, counts, sums = kernels.pad_centres(centres), np.full(len(centres), np.nan), np.full(centres.shape, np.nan)
+    inertia = kernels.move_centres(tiles, rows, weights, found, labels, padded, counts, sums)
     return counts, padded[: len(centres), : rows.shape[1]], inertia
 
 
@@ -75,6 +82,14 @@ def test_a_lloyd_pass(n, k, d):
     means = centres + expected[1] / np.where(expected[0] > 0, expected[0], 1.0)[:, None]
     assert np.allclose(moved, means, rtol=0, atol=4 * EPS * n)
     assert inertia == pytest.approx(weights @ expected[2], rel=n * EPS)
+
+
+@pytest.mark.parametrize("k", [2, 7])
+def test_a_lloyd_pass_over_rows_whose_distance_from_zero_overflows(k):
+    rows = 1e160 + 1e150 * np.random.default_rng(k).normal(size=(300, 2))
+    counts, moved, inertia = lloyd(rows, rows[:k], np.ones(300))
+    assert counts.sum() == 300 and np.isfinite(moved).all()
+    assert inertia == pytest.approx(reference.squared_distances(rows, rows[:k]).min(axis=1).sum())
 
 
 def test_a_row_between_two_centres_belongs_to_the_first():

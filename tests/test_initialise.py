@@ -70,7 +70,8 @@ def test_the_same_seed_gives_the_same_start(init_params, covariance_type):
     one, two, other = (start(init_params, covariance_type=covariance_type, seed=seed) for seed in (4, 4, 5))
     for mine, again in zip(one.parameters, two.parameters, strict=True):
         np.testing.assert_array_equal(mine, again)
-    assert not np.array_equal(one.parameters.means, other.parameters.means)
+    if not init_params.startswith("kmeans"):  # which finds the same clusters
+        assert not np.array_equal(one.parameters.means, other.parameters.means)
     assert one.failed == -1
 
 

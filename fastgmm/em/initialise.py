@@ -383,7 +383,7 @@ class _Sample:
     def __init__(self, rows: np.ndarray, weights: np.ndarray) -> None:
         self.rows, self.weights = np.ascontiguousarray(rows), np.ascontiguousarray(weights)
         self.tiles = distances.pack(rows)
-        self.tile_weights = np.ones(len(self.tiles) * TILE_ROWS)
+        self.tile_weights = np.zeros(len(self.tiles) * TILE_ROWS)
         self.tile_weights[: len(rows)] = weights
         self.nearest, self.labels = np.empty((2, len(self.tiles) * TILE_ROWS))
         self.work = np.empty(2 * TILE_ROWS)
@@ -495,7 +495,7 @@ def _lloyd(sample: _Sample, centres: np.ndarray, tolerance: float) -> _Clusters:
     inertia, left, settled = math.inf, _LLOYD_ITERATIONS, False
     while left and not settled:
         inertia, taken, settled, deserted = distances.lloyd.call(
-            *(sample.tiles, sample.rows, sample.weights, padded, min(left, at_once), tolerance, inertia),
+            *(sample.tiles, sample.rows, sample.tile_weights, padded, min(left, at_once), tolerance, inertia),
             *(sample.work, sample.nearest, sample.labels, counts, sums),
         )
         left -= taken

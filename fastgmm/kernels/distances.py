@@ -86,11 +86,28 @@ def nearest_centres(tiles, centres, distances, nearest, labels):
             _keep_nearest(distances, float(c), near, label)
 
 
+# So few centres look each at all rows, in vectors; of more every row adds to its own. Lloyd's iterations with two
+# centres take half the time that way, with four three quarters.
+_FEW_CENTRES = 4
+
+
+@kernel(flags=SUMS)
+def _sum_own(labels, weights, x, label, centre):
+    """Σ w and Σ w (x - centre) over the rows of a tile that have this label and a weight."""
+    count = total = 0.0
+    for i in range(TILE_ROWS):
+        own = labels[i] == label and weights[i] > 0.0
+        count += weights[i] if own else 0.0
+        total += weights[i] * (x[i] - centre) if own else 0.0
+    return count, total
+
+
 @kernel(inline=True)
-def move_centres(rows, weights, nearest, labels, centres, counts, sums):
+def move_centres(tiles, rows, weights, nearest, labels, centres, counts, sums):
     """Move each centre to the mean of its rows; return the weighted sum of `nearest`, the inertia.
 
-    Sets also counts (k,), of the rows' weights; sums (k, d unpadded) is working memory. A centre of no row stays.
+    `weights` (tiles * b) are 0 beyond the last row. Sets also counts (k,), of the rows' weights; sums (k, d unpadded)
+    is working memory. A centre of no row stays.
     """
     k, d = sums.shape
     for c in range(k):
@@ -98,13 +115,23 @@ def move_centres(rows, weights, nearest, labels, centres, counts, sums):
         for j in range(d):
             sums[c, j] = 0.0
     inertia = 0.0
-    for i in range(rows.shape[0]):
-        c = int(labels[i])
-        w = weights[i]
-        inertia += w * nearest[i]
-        counts[c] += w
-        for j in range(d):
-            sums[c, j] += w * (rows[i, j] - centres[c, j])
+    if k <= _FEW_CENTRES:
+        for t in range(tiles.shape[0]):
+            start = t * TILE_ROWS
+            own, label, near = weights[start:], labels[start:], nearest[start:]
+            for c in range(k):
+                count, squares = _sum_own(label, own, near, float(c), 0.0)
+                counts[c] += count
+                inertia += squares
+                for j in range(d):
+                    sums[c, j] += _sum_own(label, own, tiles[t, j * TILE_ROWS :], float(c), centres[c, j])[1]
+    else:
+        for i in range(rows.shape[0]):
+            c, w = int(labels[i]), weights[i]
+            inertia += w * nearest[i]
+            counts[c] += w
+            for j in range(d):
+                sums[c, j] += w * (rows[i, j] - centres[c, j])
     for c in range(k):
         if counts[c] > 0.0:
             for j in range(d):
@@ -126,7 +153,7 @@ def lloyd(tiles, rows, weights, centres, most, tolerance, before, distances, nea
     """
     for taken in range(1, most + 1):
         nearest_centres(tiles, centres, distances, nearest, labels)
-        inertia = move_centres(rows, weights, nearest, labels, centres, counts, sums)
+        inertia = move_centres(tiles, rows, weights, nearest, labels, centres, counts, sums)
         deserted = False
         for c in range(counts.size):
             deserted |= counts[c] == 0.0
