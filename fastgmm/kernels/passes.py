@@ -61,7 +61,7 @@ def _range_sums(rows, row_weights, form, centres, start, stop, scratch, sums):
         if row_weights.size or count < TILE_ROWS or first == start:  # else they are the last tile's: ones
             load_weights(row_weights, first, count, weights)
         log_densities(form, tile, densities)
-        exponentiate(densities, k, largest, total, inverse)
+        exponentiate(densities, k, largest, total, inverse, rows, first + count)
         log_likelihood = sum_log_likelihoods(largest, total, weights, row_weights.size > 0, count)
         sums[0] += log_likelihood
         if not np.isfinite(log_likelihood):
@@ -79,12 +79,14 @@ def statistics_span(rows, row_weights, form, centres, first, last, scratch, leve
     n = rows.shape[0]
     for index in range(last - first):
         start = (first + index) * RANGE_ROWS
-        _range_sums(rows, row_weights, form, centres, start, min(n, start + RANGE_ROWS), scratch, sums)
+        into = sums if index & 1 else levels[0]
+        _range_sums(rows, row_weights, form, centres, start, min(n, start + RANGE_ROWS), scratch, into)
         level = 0
         while (index >> level) & 1:
             _add(levels[level], sums)
             level += 1
-        _copy(sums, levels[level])
+        if level:
+            _copy(sums, levels[level])
     waiting = last - first
     level = 0
     while not (waiting >> level) & 1:
@@ -148,7 +150,7 @@ def rows_span(rows, form, first, last, scratch, log_likelihoods, responsibilitie
             if not (log_likelihoods.size or responsibilities.size):
                 missed += count_lost(largest, largest, count)
                 continue
-        exponentiate(densities, k, largest, total, inverse)
+        exponentiate(densities, k, largest, total, inverse, rows, start + count)
         missed += count_lost(largest, total, count)
         if log_likelihoods.size:
             log_sum(largest, total, sums)

@@ -9,7 +9,7 @@ from numba.extending import intrinsic
 
 from fastgmm.kernels._jit import COMPILED, SUMS, TILE_ROWS, TILE_STRIDE, kernel
 from fastgmm.kernels.math import EXP_DOUBLE, EXP_SINGLE, exp, log
-from fastgmm.kernels.vectors import INDEX, Emitter, rows_of, void_intrinsic
+from fastgmm.kernels.vectors import CACHE_LINE, INDEX, Emitter, rows_of, void_intrinsic
 
 # Logarithms a tile takes: of the products of so many rows' totals each. A total is between 1 and k, so the product of 8
 # stays finite in float32 for any number of components below 65,000.
@@ -45,7 +45,26 @@ def emit_exp(e: Emitter, arguments: list[ir.Value]) -> list[ir.Value]:
     return results
 
 
-def _exponentiate(densities, k, largest, total, inverse):
+class _Fetching:
+    """Fetches `count` elements from `start` on into the caches, a line with each call; when all are, the last again.
+
+    Between exponentials, memory has the time that a pass would otherwise wait for its next tile.
+    """
+
+    def __init__(self, e: Emitter, elements: ir.Value, start: ir.Value, count: ir.Value) -> None:
+        size = 8 if isinstance(elements.type.pointee, ir.DoubleType) else 4
+        self._e, self._elements, self._line = e, elements, INDEX(CACHE_LINE // size)
+        self._next, self._end = e.variable(start), e.builder.add(start, count)
+
+    def go_on(self) -> None:
+        b = self._e.builder
+        here = b.load(self._next)
+        self._e.prefetch(self._elements, here)
+        there = b.add(here, self._line)
+        b.store(b.select(b.icmp_signed("<", there, self._end), there, here), self._next)
+
+
+def _exponentiate(densities, k, largest, total, inverse, elements, start, count):
     values = rows_of(densities, k, TILE_ROWS)
     largest[:] = values.max(axis=0)
     values[:] = exp(values - largest)
@@ -53,8 +72,10 @@ def _exponentiate(densities, k, largest, total, inverse):
     inverse[:] = 1.0 / total
 
 
-def _emit_exponentiate(e: Emitter, densities: Any, k: Any, largest: Any, total: Any, inverse: Any) -> None:
-    b = e.builder
+def _emit_exponentiate(
+    e: Emitter, densities: Any, k: Any, largest: Any, total: Any, inverse: Any, *elements: ir.Value
+) -> None:
+    b, fetching = e.builder, _Fetching(e, *elements)
     strip = INDEX(_VECTORS * e.lanes)
     with cgutils.for_range_slice(b, INDEX(0), INDEX(TILE_ROWS), strip, inc=True) as (i, _):
         rows = [b.add(i, INDEX(v * e.lanes)) for v in range(_VECTORS)]
@@ -71,13 +92,14 @@ def _emit_exponentiate(e: Emitter, densities: Any, k: Any, largest: Any, total: 
             for at, value, sum_ in zip(places, emit_exp(e, differences), sums, strict=True):
                 e.store(value, densities, at)
                 b.store(b.fadd(b.load(sum_), value), sum_)
+                fetching.go_on()
         for row, top, sum_ in zip(rows, tops, sums, strict=True):
             e.store(b.load(top), largest, row)
             e.store(b.load(sum_), total, row)
             e.store(b.fdiv(e.constant(1.0), b.load(sum_)), inverse, row)
 
 
-def _exponentiate_pair(densities, largest, total, inverse):
+def _exponentiate_pair(densities, largest, total, inverse, elements, start, count):
     a, b = rows_of(densities, 2, TILE_ROWS)
     first = a >= b  # the choices below let no NaN go unseen, as max and min would
     largest[:] = np.where(first, a, b)
@@ -87,8 +109,10 @@ def _exponentiate_pair(densities, largest, total, inverse):
     a[:], b[:] = np.where(first, 1.0, smaller), np.where(first, smaller, 1.0)
 
 
-def _emit_exponentiate_pair(e: Emitter, densities: Any, largest: Any, total: Any, inverse: Any) -> None:
-    b, one = e.builder, e.constant(1.0)
+def _emit_exponentiate_pair(
+    e: Emitter, densities: Any, largest: Any, total: Any, inverse: Any, *elements: ir.Value
+) -> None:
+    b, one, fetching = e.builder, e.constant(1.0), _Fetching(e, *elements)
     strip = INDEX(_VECTORS * e.lanes)
     with cgutils.for_range_slice(b, INDEX(0), INDEX(TILE_ROWS), strip, inc=True) as (i, _):
         rows = [b.add(i, INDEX(v * e.lanes)) for v in range(_VECTORS)]
@@ -105,27 +129,35 @@ def _emit_exponentiate_pair(e: Emitter, densities: Any, largest: Any, total: Any
             sum_ = b.fadd(one, value)
             e.store(sum_, total, row)
             e.store(b.fdiv(one, sum_), inverse, row)
+            fetching.go_on()
+            fetching.go_on()
 
 
 if COMPILED:
 
     @intrinsic
-    def _exponentiate(typing_context, densities, k, largest, total, inverse):
-        return void_intrinsic(_emit_exponentiate, densities, k, largest, total, inverse)
+    def _exponentiate(typing_context, densities, k, largest, total, inverse, elements, start, count):
+        return void_intrinsic(_emit_exponentiate, densities, k, largest, total, inverse, elements, start, count)
 
     @intrinsic
-    def _exponentiate_pair(typing_context, densities, largest, total, inverse):
-        return void_intrinsic(_emit_exponentiate_pair, densities, largest, total, inverse)
+    def _exponentiate_pair(typing_context, densities, largest, total, inverse, elements, start, count):
+        return void_intrinsic(_emit_exponentiate_pair, densities, largest, total, inverse, elements, start, count)
 
 
 @kernel
-def exponentiate(densities, k, largest, total, inverse):
-    """Turn log-densities into exp(log-density - the row's largest), in place; set `largest`, `total`, 1 / total."""
+def exponentiate(densities, k, largest, total, inverse, rows, following):
+    """Turn log-densities into exp(log-density - the row's largest), in place; set `largest`, `total`, 1 / total.
+
+    Meanwhile the tile that begins with the row `following` comes into the caches, if `rows` lie one after the other.
+    """
+    row = rows.strides[0] // rows.itemsize
+    one_after_another = rows.strides[1] == rows.itemsize and row == rows.shape[1]
+    start, count = following * row, row * min(TILE_ROWS, rows.shape[0] - following) if one_after_another else 0
     if k == 2:
         # Of two components the larger has exp(0) = 1, which need not be computed.
-        _exponentiate_pair(densities, largest, total, inverse)
+        _exponentiate_pair(densities, largest, total, inverse, rows, start, count)
     else:
-        _exponentiate(densities, k, largest, total, inverse)
+        _exponentiate(densities, k, largest, total, inverse, rows, start, count)
 
 
 @kernel

@@ -18,7 +18,7 @@ from numba.extending import intrinsic
 from fastgmm.kernels._jit import COMPILED, TILE_STRIDE, VECTOR_BYTES
 
 INDEX = ir.IntType(64)
-_CACHE_LINE = 64  # bytes
+CACHE_LINE = 64  # bytes
 
 
 def spread(builder: ir.IRBuilder, scalar: ir.Value, lanes: int) -> ir.Value:
@@ -59,6 +59,14 @@ class Emitter:
         """A vector to consecutive elements."""
         where = self.builder.bitcast(self.at(pointer, index), value.type.as_pointer())
         self.builder.store(value, where, align=self.bytes)
+
+    def prefetch(self, pointer: ir.Value, index: Any) -> None:
+        """Have the line that holds an element fetched into the second-level cache; any address may be asked for."""
+        place = self.builder.bitcast(self.at(pointer, index), ir.IntType(8).as_pointer())
+        kind = ir.FunctionType(ir.VoidType(), [place.type, *[ir.IntType(32)] * 3])
+        function = cgutils.get_or_insert_function(self.builder.module, kind, "llvm.prefetch.p0")
+        reading, second_level, data = (ir.IntType(32)(n) for n in (0, 2, 1))
+        self.builder.call(function, [place, reading, second_level, data])
 
     def load_integers(self, pointer: ir.Value, index: Any) -> ir.Value:
         """A vector from consecutive integers of the elements' size."""
@@ -123,31 +131,27 @@ class Emitter:
         self.builder.store(self.builder.fadd(self.builder.load(where), value), where)
 
     def _sum_four(self, vectors: list[ir.Value]) -> ir.Value:
-        """The sums of four vectors' elements as a vector of doubles: a third of the shuffles of four single sums."""
-        length = self.lanes  # of what is left of a vector
-        while len(vectors) > 1:
-            # Halves of segments are added, and two vectors become one of twice as many segments.
+        """The sums of four vectors' elements as a vector of doubles, by less than half the shuffles of single sums."""
+        first, second, third, fourth = vectors
+        sums = self._interleave(self._interleave(first, third, 2), self._interleave(second, fourth, 2), 1)
+        length = self.lanes
+        while length > 4:
             length //= 2
-            vectors = [self._fold(a, b, length) for a, b in zip(vectors[::2], vectors[1::2], strict=True)]
-        (sums,) = vectors
-        while length > 1:
-            length //= 2
-            sums = self._fold(sums, None, length)
+            halves = [self._pick(sums, sums, [start + i for i in range(length)]) for start in (0, length)]
+            sums = self.builder.fadd(*halves)
         doubles = ir.VectorType(ir.DoubleType(), 4)
         return sums if self.bytes == 8 else self.builder.fpext(sums, doubles)
 
-    def _fold(self, a: ir.Value, b: ir.Value | None, length: int) -> ir.Value:
-        """Add the second `length` elements of every segment of 2 `length` to the first, in a and then in b."""
-        count = a.type.count if b is None else 2 * a.type.count
-        starts = [i + j for i in range(0, count, 2 * length) for j in range(length)]
-        b = ir.Constant(a.type, ir.Undefined) if b is None else b
-        parts = [
-            self.builder.shuffle_vector(
-                a, b, ir.Constant(ir.VectorType(ir.IntType(32), len(starts)), [i + offset for i in starts])
-            )
-            for offset in (0, length)
-        ]
-        return self.builder.fadd(*parts)
+    def _interleave(self, a: ir.Value, b: ir.Value, distance: int) -> ir.Value:
+        """Sums of the elements of a that are so far apart, and of b, each sum of b behind that of a."""
+        places = range(self.lanes)
+        own = [i if not i & distance else i + self.lanes for i in places]
+        other = [i + distance if not i & distance else i - distance + self.lanes for i in places]
+        return self.builder.fadd(self._pick(a, b, own), self._pick(a, b, other))
+
+    def _pick(self, a: ir.Value, b: ir.Value, places: list[int]) -> ir.Value:
+        """The elements at these places of a and, after it, b."""
+        return self.builder.shuffle_vector(a, b, ir.Constant(ir.VectorType(ir.IntType(32), len(places)), places))
 
     def variable(self, value: ir.Value) -> ir.Value:
         """A register that keeps changing: LLVM turns the stack slot into one."""
@@ -191,8 +195,8 @@ def _signature_and_code(
 def aligned_zeros(shape: tuple[int, ...], dtype: Any = np.float64) -> np.ndarray:
     """Zeros that begin with a cache line, so that no vector straddles two."""
     count, size = math.prod(shape), np.dtype(dtype).itemsize
-    room = np.zeros(count + _CACHE_LINE // size, dtype)
-    skip = -room.ctypes.data % _CACHE_LINE // size
+    room = np.zeros(count + CACHE_LINE // size, dtype)
+    skip = -room.ctypes.data % CACHE_LINE // size
     return room[skip : skip + count].reshape(shape)
 
 
