@@ -34,7 +34,7 @@ def pad_centres(centres: np.ndarray) -> np.ndarray:
     return padded
 
 
-@kernel
+@kernel(inline=True)
 def _add_squares(x, centres, j, out):
     """Add the part that features j..j + 3, x, have in the squared distances to two centres."""
     a0, a1, a2, a3 = centres[0, j], centres[0, j + 1], centres[0, j + 2], centres[0, j + 3]
