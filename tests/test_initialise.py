@@ -67,11 +67,11 @@ def covariance_of(rows, covariance_type, reg_covar=1e-6):
 @every_start
 @every_structure
 def test_the_same_seed_gives_the_same_start(init_params, covariance_type):
-    one, two, other = (start(init_params, covariance_type=covariance_type, seed=seed) for seed in (4, 4, 5))
+    # Four components: k-means finds the three blobs from any seed, but not always the same halves of one.
+    one, two, other = (start(init_params, k=4, covariance_type=covariance_type, seed=seed) for seed in (4, 4, 6))
     for mine, again in zip(one.parameters, two.parameters, strict=True):
         np.testing.assert_array_equal(mine, again)
-    if not init_params.startswith("kmeans"):  # which finds the same clusters
-        assert not np.array_equal(one.parameters.means, other.parameters.means)
+    assert not np.array_equal(one.parameters.means, other.parameters.means)
     assert one.failed == -1
 
 
