@@ -37,8 +37,7 @@ def lloyd(rows, centres, weights):
 
 def moments(rows, weights, labels, centres, second):
     weight, first = np.zeros(len(centres)), np.zeros(centres.shape)
-    order = np.argsort(labels, kind="stable")
-    kernels.add_moments.call(rows, weights, labels, order, centres, np.empty(rows.shape[1]), weight, first, second)
+    kernels.add_moments.call(rows, weights, labels, centres, np.empty(rows.shape[1]), weight, first, second)
     return weight, first
 
 
@@ -50,10 +49,13 @@ def seeds(rows, weights, first, draws):
     padded[: len(rows)] = weights
     candidates = np.zeros((trials + trials % 2, tiles.shape[1] // TILE_ROWS))
     nearer, totals = np.full((trials, closest.size), np.nan), np.full((trials, len(tiles)), np.nan)
-    firsts, all_draws = np.array([len(rows) - 1, first]), np.stack([draws[::-1], draws])  # the second are looked at
+    place = (weights[:first].sum() + 0.5 * weights[first]) / weights.sum()
+    # The second seeding is looked at.
+    all_draws = np.stack([np.append(1.0, draws[::-1]), np.append(place, draws)])
     chosen = np.empty((2, k), np.int64)
     work = (np.empty(2 * TILE_ROWS), candidates, np.empty(trials, np.int64), nearer, totals)
-    kernels.choose_seeds.call(tiles, padded, len(rows), firsts, all_draws, *work, closest, chosen)
+    kernels.choose_seeds.call(tiles, padded, len(rows), all_draws, *work, closest, chosen)
+    assert chosen[0, 0] == len(rows) - 1
     return chosen[1], closest[: len(rows)]
 
 

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Iterator
-from functools import cached_property, partial
+from functools import partial
 from types import ModuleType
 from typing import NamedTuple
 
@@ -331,8 +331,7 @@ def _cluster_moments(
     weight, first, deviation = np.zeros(k), np.zeros((k, d)), np.empty(d)
     second = np.zeros((1 if structure.SHARED else k, d if structure.MATRICES else 1, d))
     for rows, weights, labels in clusters():
-        order = labels.astype(np.min_scalar_type(k)).argsort(kind="stable")  # by radix for short integers
-        distances.add_moments.call(rows, weights, labels, order, centres, deviation, weight, first, second)
+        distances.add_moments.call(rows, weights, labels, centres, deviation, weight, first, second)
     if not structure.MATRICES:
         # One row whose squares are a cluster's sums of squares stands for all of its rows.
         second = np.stack([structure.second_moments(np.sqrt(squares), np.ones(1)) for squares in second])
@@ -387,16 +386,6 @@ class _Sample:
         self.tile_weights[: len(rows)] = weights
         self.nearest, self.labels = np.empty((2, len(self.tiles) * TILE_ROWS))
         self.work = np.empty(2 * TILE_ROWS)
-
-    @cached_property
-    def _ends(self) -> np.ndarray:
-        """Running sums of the weights."""
-        return self.weights.cumsum()
-
-    def draw(self, places: np.ndarray) -> np.ndarray:
-        """Indices of rows; see `ArrayRows.draw`."""
-        ends = self._ends
-        return np.minimum(ends.searchsorted(places * ends[-1], side="right"), len(ends) - 1)
 
     def assign(self, centres: np.ndarray) -> None:
         """Set every row's label and distance to those of its nearest centre, of `centres` padded."""
@@ -461,7 +450,7 @@ def _fewer(sample: _Sample, k: int, random: np.random.RandomState) -> _Sample:
     n, most = len(sample.rows), max(_SEEDING_ROWS, _SEEDING_ROWS_PER_COMPONENT * k)
     if n <= most:
         return sample
-    drawn = sample.draw(_places(most, random))
+    drawn = ArrayRows(sample.rows, sample.weights).draw(_places(most, random))
     return _Sample(sample.rows[drawn], np.ones(most))
 
 
@@ -470,11 +459,9 @@ def _seed(sample: _Sample, k: int, times: int, random: np.random.RandomState) ->
     n, tiles = len(sample.rows), len(sample.tiles)
     trials = 2 + int(math.log(k))
     trials += trials % 2  # as cheap as one fewer
-    draws = random.uniform(size=(times, 1 + (k - 1) * trials))
-    more = np.ascontiguousarray(draws[:, 1:]).reshape(times, k - 1, trials)
     seeds = np.empty((times, k), np.int64)
     distances.choose_seeds.call(
-        *(sample.tiles, sample.tile_weights, n, sample.draw(draws[:, 0]), more),
+        *(sample.tiles, sample.tile_weights, n, random.uniform(size=(times, 1 + (k - 1) * trials))),
         sample.work,
         np.zeros((trials, sample.tiles.shape[1] // TILE_ROWS)),
         np.empty(trials, np.int64),

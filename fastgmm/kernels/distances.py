@@ -165,26 +165,25 @@ def lloyd(tiles, rows, weights, centres, most, tolerance, before, distances, nea
     return before, most, False, False
 
 
-@declared_kernel(
-    *(FLOATS_2D, FLOATS_1D, FLOATS_1D, _INTEGERS, FLOATS_2D), *(FLOATS_1D, FLOATS_1D, FLOATS_2D, FLOATS_3D)
-)
-def add_moments(rows, weights, labels, order, centres, deviation, weight, first, second):
-    """Add to the labels' weight (k,), first (k, d) and second moments about `centres` (k, d), row by row in `order`.
+@declared_kernel(FLOATS_2D, FLOATS_1D, FLOATS_1D, FLOATS_2D, FLOATS_1D, FLOATS_1D, FLOATS_2D, FLOATS_3D)
+def add_moments(rows, weights, labels, centres, deviation, weight, first, second):
+    """Add to the labels' weight (k,), first (k, d) and second moments about `centres` (k, d).
 
     `second` has shape (k, d, d), of which the lower triangle is set, or (k, 1, d) for squares alone; with a leading 1
-    instead of k all labels share one. `deviation` (d,) is working memory. In order of the labels a matrix stays in
-    the cache. No BLAS: where another program holds the cores its threads cost more than such small products.
+    instead of k all labels share one. `deviation` (d,) is working memory. No BLAS: where another program holds the
+    cores its threads cost more than such small products.
     """
-    d = rows.shape[1]
-    for i in order:
+    n, d = rows.shape
+    shared, squares = second.shape[0] < weight.size, second.shape[1] < d
+    for i in range(n):
         c = int(labels[i])
-        g = c % second.shape[0]
+        g = 0 if shared else c
         w = weights[i]
         weight[c] += w
         for j in range(d):
             deviation[j] = rows[i, j] - centres[c, j]
             first[c, j] += w * deviation[j]
-        if second.shape[1] < d:
+        if squares:
             for j in range(d):
                 second[g, 0, j] += w * deviation[j] * deviation[j]
         else:
@@ -222,18 +221,18 @@ def _draw(weights, target):
 def _choose(tiles, weights, first, draws, distances, candidates, picks, nearer, totals, closest, seeds):
     """Greedy k-means++: set `seeds` (k,) to indices of rows, the first of them given.
 
-    `weights` (tiles * b) are those of the rows; `draws` (k - 1, trials) are uniform on [0, 1); `closest` (tiles * b),
-    the weighted squared distance to the closest seed, is infinite for every row, and zero beyond the last. Working
-    memory: distances (2 b), candidates (trials made even, d), picks (trials,) integers, nearer (trials, tiles * b),
-    totals (trials, tiles); candidates are zeros.
+    `weights` (tiles * b) are those of the rows; `draws` ((k - 1) * trials,) are uniform on [0, 1); `closest`
+    (tiles * b), the weighted squared distance to the closest seed, is infinite for every row, and zero beyond the last.
+    Working memory: distances (2 b), candidates (trials made even, d), picks (trials,) integers, nearer
+    (trials, tiles * b), totals (trials, tiles); candidates are zeros.
     """
     best, least = 0, 0.0
     for c in range(seeds.size):
-        trials = draws.shape[1] if c > 0 else 1
+        trials = picks.size if c > 0 else 1
         for q in range(trials):
             picks[q] = first
             if c > 0:
-                t, left = _draw(totals[best], draws[c - 1, q] * least)
+                t, left = _draw(totals[best], draws[(c - 1) * trials + q] * least)
                 offset = t * TILE_ROWS
                 picks[q] = offset + _draw(closest[offset : offset + TILE_ROWS], left)[0]
             for j in range(candidates.shape[1]):
@@ -258,16 +257,19 @@ def _choose(tiles, weights, first, draws, distances, candidates, picks, nearer, 
 
 
 @declared_kernel(
-    *(FLOATS_2D, FLOATS_1D, int64, _INTEGERS, FLOATS_3D),
+    *(FLOATS_2D, FLOATS_1D, int64, FLOATS_2D),
     *(FLOATS_1D, FLOATS_2D, _INTEGERS, FLOATS_2D, FLOATS_2D, FLOATS_1D, int64[:, ::1]),
 )
-def choose_seeds(tiles, weights, n, firsts, draws, distances, candidates, picks, nearer, totals, closest, seeds):
-    """Greedy k-means++ several times: set `seeds` (times, k), the first of each given (times,), with its own draws.
+def choose_seeds(tiles, weights, n, draws, distances, candidates, picks, nearer, totals, closest, seeds):
+    """Greedy k-means++ several times: set `seeds` (times, k), each with its own draws (1 + (k - 1) * trials,).
 
-    `closest` is working memory too; all else is as for `_choose`.
+    The first of each is drawn by weight. `closest` is working memory too; all else is as for `_choose`.
     """
+    total = 0.0
+    for i in range(n):
+        total += weights[i]
     for s in range(seeds.shape[0]):
         for i in range(closest.size):
             closest[i] = np.inf if i < n else 0.0
-        first, own = firsts[s], draws[s]
+        first, own = _draw(weights[:n], draws[s, 0] * total)[0], draws[s, 1:]
         _choose(tiles, weights, first, own, distances, candidates, picks, nearer, totals, closest, seeds[s])
