@@ -273,8 +273,9 @@ default="kmeans"
         if type(self) is not GaussianMixture:
             super()._validate_params()
             return
+        given = vars(self)
         for name, default in _defaults().items():
-            value = getattr(self, name)
+            value = given[name]
             if value is not default:
                 (_validate_plain if type(value) in _PLAIN else _validate)(name, value)
 

@@ -342,12 +342,14 @@ def _some_rows(source: ArrayRows, k: int, random: np.random.RandomState) -> "_Sa
     """All rows, or as many as k-means is worth, drawn by weight, in descending order."""
     most = _kmeans_rows(source.n_features, k)
     if source.n_rows <= most:
-        rows, weights = np.concatenate([rows for *_, rows in source.blocks()]), source.weigh(0, source.n_rows)
+        blocks = [rows for *_, rows in source.blocks()]
+        rows = blocks[0] if len(blocks) == 1 else np.concatenate(blocks)
+        weights = source.weigh(0, source.n_rows)
     else:
         rows = source.take(source.draw(_places(most, random)))
         weights = np.full(most, source.total_weight / most)
     order = _order_of(rows)
-    return _Sample(rows.take(order, axis=0), weights.take(order))
+    return _Sample(rows.take(order, axis=0), weights.take(order) if source.weighted else weights)
 
 
 def _kmeans_rows(features: int, k: int) -> int:
@@ -474,7 +476,10 @@ def _seed(sample: _Sample, k: int, times: int, random: np.random.RandomState) ->
 
 
 def _lloyd(sample: _Sample, centres: np.ndarray, tolerance: float) -> _Clusters:
-    """Lloyd's iterations (1982) until the inertia falls by no more than `tolerance` of itself."""
+    """Lloyd's iterations (1982) until the inertia falls by no more than `tolerance` of itself.
+
+    The labels are the sample's own: they hold until it is assigned anew.
+    """
     (k, features), n = centres.shape, len(sample.rows)
     padded = distances.pad_centres(centres)
     counts, sums = np.empty(k), np.empty((k, features))
@@ -490,7 +495,7 @@ def _lloyd(sample: _Sample, centres: np.ndarray, tolerance: float) -> _Clusters:
             # A centre nobody is nearest to goes to the row farthest from its own.
             empty = np.flatnonzero(counts == 0.0)
             padded[empty, :features] = sample.rows[np.argsort(sample.nearest[:n])[::-1][: len(empty)]]
-    return _Clusters(padded[:k, :features].copy(), counts, sample.labels[:n].copy(), inertia)
+    return _Clusters(padded[:k, :features], counts, sample.labels[:n], inertia)
 
 
 STARTS: dict[str, Start] = {

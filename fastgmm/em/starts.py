@@ -55,7 +55,7 @@ def follow_starts(
     KeyboardInterrupt
         If interrupted before there was any sound start.
     """
-    in_turn = in_turn or watch.wanted
+    in_turn = in_turn or watch.wanted or count == 1
     if not in_turn and isinstance(source, ArrayRows) and _pays_abreast(source, n_parameters, count):
         with parallel_region(count) as workers:
             if workers > 1:

@@ -469,15 +469,11 @@ def threads(n_jobs: int | None) -> Iterator[int]:
     """Run the block on as many threads as `n_jobs` says, leaving the caller's setting as found."""
     set_up_numba()
     wanted, before = count_threads(n_jobs), numba.get_num_threads()
-    _set_threads(wanted)
+    if wanted != before:  # to set it takes as long as a pass over a few rows
+        numba.set_num_threads(wanted)
     try:
         with _working():
             yield wanted
     finally:
-        _set_threads(before)
-
-
-def _set_threads(count: int) -> None:
-    """Set Numba's number where it is another: that takes as long as a pass over a few rows."""
-    if numba.get_num_threads() != count:
-        numba.set_num_threads(count)
+        if numba.get_num_threads() != before:
+            numba.set_num_threads(before)

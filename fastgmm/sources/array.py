@@ -252,7 +252,7 @@ class ArrayRows(RangedRows):
         self._share = overload_for(passes.statistics_share, 0, *arguments)
         moments: Moments = form.cut(sums[0], form.means, self.n_features)
         # Where they are the sums as they lie, about the form's means, they are the same arrays after every pass.
-        standing = moments[0] is form.means and all(np.may_share_memory(part, sums) for part in moments[1:])
+        standing = moments[0] is form.means and all(part.base is sums for part in moments[1:])
         self._moments = moments[1:] if standing else None
 
     def _sums(self, form: Any, about: np.ndarray) -> np.ndarray:
