@@ -85,7 +85,27 @@ def test_exp_of_next_to_nothing_is_one(dtype, k):
 @both_ways
 def test_the_next_tile_is_fetched_meanwhile(k):
     exp([0.0], np.float64, k)
-    assert all("prefetch" in code or "prfm" in code for code in softmax.exponentiate.inspect_asm().values())
+    labels(np.zeros((TILE_ROWS, k)))
+    for kernel in (softmax.exponentiate, softmax.find_largest):
+        assert all("prefetch" in code or "prfm" in code for code in kernel.inspect_asm().values())
+
+
+def labels(densities):
+    """Each row's largest log-density and the component it is of, by the kernel, from log-densities (b, k)."""
+    k, dtype = densities.shape[1], densities.dtype
+    largest, where = np.full(TILE_ROWS, np.nan, dtype), np.full(TILE_ROWS, -1, np.int64)
+    softmax.find_largest(as_tile(densities, dtype), k, largest, where, NO_ROWS, 0)
+    return largest, where
+
+
+@both_precisions
+@pytest.mark.parametrize("k", [1, 2, 7, 300])
+def test_the_largest_and_its_component_the_first_of_equals(dtype, k):
+    densities = np.random.default_rng(k).integers(-4, 4, size=(TILE_ROWS, k)).astype(dtype)  # many are equal
+    densities[::3] = -np.inf
+    largest, where = labels(densities)
+    assert np.array_equal(largest, densities.max(axis=1))
+    assert np.array_equal(where, densities.argmax(axis=1))
 
 
 def normalised(densities):

@@ -9,7 +9,7 @@ from numba import prange
 
 from fastgmm.kernels._jit import RANGE_ROWS, TILE_ROWS, TILE_STRIDE, kernel, parallel_kernel
 from fastgmm.kernels.forms import accumulate, log_densities
-from fastgmm.kernels.softmax import count_lost, exponentiate, log_sum, sum_log_likelihoods
+from fastgmm.kernels.softmax import count_lost, exponentiate, find_largest, log_sum, sum_log_likelihoods
 from fastgmm.kernels.tiles import load_tile, load_weights
 
 # n rows, d features (padded), k components, b = TILE_ROWS rows in a tile
@@ -114,20 +114,6 @@ def statistics_parallel(share, rows, row_weights, form, centres, ranges, span, s
         share(np.int64(worker), rows, row_weights, form, centres, ranges, span, scratch, levels, sums)
 
 
-@kernel
-def _find_largest(densities, k, largest, where):
-    """Set `largest` to each row's largest log-density, and `where` to the component it is of, the first of equals."""
-    for i in range(TILE_ROWS):
-        largest[i] = densities[i]
-        where[i] = 0
-    for c in range(1, k):
-        offset = c * TILE_STRIDE
-        for i in range(TILE_ROWS):
-            larger = densities[offset + i] > largest[i]
-            largest[i] = densities[offset + i] if larger else largest[i]
-            where[i] = c if larger else where[i]
-
-
 @kernel(inline=True)
 def rows_span(rows, form, first, last, scratch, log_likelihoods, responsibilities, labels, lost):
     """Write what is asked of the ranges first..last: outputs of length 0 are not wanted. Counts rows lost.
@@ -145,7 +131,7 @@ def rows_span(rows, form, first, last, scratch, log_likelihoods, responsibilitie
         load_tile(rows, start, count, form.reference, tile)
         log_densities(form, tile, densities)
         if labels.size:
-            _find_largest(densities, k, largest, where)
+            find_largest(densities, k, largest, where, rows, start + count)
             _copy(where, labels[start : start + count])
             if not (log_likelihoods.size or responsibilities.size):
                 missed += count_lost(largest, largest, count)

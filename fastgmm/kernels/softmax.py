@@ -1,4 +1,4 @@
-"""A tile of log-densities becomes responsibilities and log-likelihoods: softmax and the logarithm of its sum."""
+"""A tile of log-densities becomes responsibilities, log-likelihoods and labels: softmax, the logarithm of its sum."""
 
 from typing import Any
 
@@ -133,7 +133,42 @@ def _emit_exponentiate_pair(
             fetching.go_on()
 
 
+def _find_largest(densities, k, largest, where, elements, start, count):
+    first, *others = rows_of(densities, k, TILE_ROWS)
+    largest[:], where[:] = first, 0
+    for c, values in enumerate(others, start=1):
+        larger = values > largest
+        largest[larger], where[larger] = values[larger], c
+
+
+def _emit_find_largest(e: Emitter, densities: Any, k: Any, largest: Any, where: Any, *elements: ir.Value) -> None:
+    b, fetching = e.builder, _Fetching(e, *elements)
+    integers = ir.VectorType(INDEX, e.lanes)
+    strip = INDEX(_VECTORS * e.lanes)
+    with cgutils.for_range_slice(b, INDEX(0), INDEX(TILE_ROWS), strip, inc=True) as (i, _):
+        rows = [b.add(i, INDEX(v * e.lanes)) for v in range(_VECTORS)]
+        tops = [e.variable(e.load(densities, row)) for row in rows]
+        labels = [e.variable(ir.Constant(e.integers, [0] * e.lanes)) for _ in rows]
+        with cgutils.for_range(b, k) as loop:
+            offset = b.mul(loop.index, INDEX(TILE_STRIDE))
+            own = e.spread(b.trunc(loop.index, e.integers.element) if e.bytes < 8 else loop.index)
+            for row, top, label in zip(rows, tops, labels, strict=True):
+                value, before = e.load(densities, b.add(offset, row)), b.load(top)
+                larger = b.fcmp_ordered(">", value, before)
+                b.store(b.select(larger, value, before), top)
+                b.store(b.select(larger, own, b.load(label)), label)
+                fetching.go_on()
+        for row, top, label in zip(rows, tops, labels, strict=True):
+            e.store(b.load(top), largest, row)
+            found = b.load(label)
+            e.store(b.sext(found, integers) if e.bytes < 8 else found, where, row)
+
+
 if COMPILED:
+
+    @intrinsic
+    def _find_largest(typing_context, densities, k, largest, where, elements, start, count):
+        return void_intrinsic(_emit_find_largest, densities, k, largest, where, elements, start, count)
 
     @intrinsic
     def _exponentiate(typing_context, densities, k, largest, total, inverse, elements, start, count):
@@ -144,15 +179,34 @@ if COMPILED:
         return void_intrinsic(_emit_exponentiate_pair, densities, largest, total, inverse, elements, start, count)
 
 
+@kernel(inline=True)
+def _elements_from(rows, following):
+    """Where the elements of the tile that begins with the row `following` start, and their number.
+
+    That is 0 where `rows` do not lie one after the other.
+    """
+    row = rows.strides[0] // rows.itemsize
+    one_after_another = rows.strides[1] == rows.itemsize and row == rows.shape[1]
+    return following * row, row * min(TILE_ROWS, rows.shape[0] - following) if one_after_another else 0
+
+
+@kernel
+def find_largest(densities, k, largest, where, rows, following):
+    """Set `largest` to each row's largest log-density, and `where` to the component it is of, the first of equals.
+
+    Meanwhile the tile that begins with the row `following` comes into the caches.
+    """
+    start, count = _elements_from(rows, following)
+    _find_largest(densities, k, largest, where, rows, start, count)
+
+
 @kernel
 def exponentiate(densities, k, largest, total, inverse, rows, following):
     """Turn log-densities into exp(log-density - the row's largest), in place; set `largest`, `total`, 1 / total.
 
-    Meanwhile the tile that begins with the row `following` comes into the caches, if `rows` lie one after the other.
+    Meanwhile the tile that begins with the row `following` comes into the caches.
     """
-    row = rows.strides[0] // rows.itemsize
-    one_after_another = rows.strides[1] == rows.itemsize and row == rows.shape[1]
-    start, count = following * row, row * min(TILE_ROWS, rows.shape[0] - following) if one_after_another else 0
+    start, count = _elements_from(rows, following)
     if k == 2:
         # Of two components the larger has exp(0) = 1, which need not be computed.
         _exponentiate_pair(densities, largest, total, inverse, rows, start, count)
