@@ -97,7 +97,9 @@ def _parse(arguments: list[str]) -> argparse.Namespace:
         help="the interpreter that has a peer; or set BENCH_PYTHON_NAME",
     )  # fmt: skip
     run.add_argument("--slowest", type=float, default=20.0, help="leave out peers so many times slower (default: 20)")
-    fits.add_argument("--seeds", type=_positive, default=3, help="whole fits of each problem (default: 3)")
+    fits.add_argument(
+        "--seeds", type=_positive, default=3, help="whole fits of each problem, more of short ones (default: 3)"
+    )
     fits.add_argument(
         "--patience",
         type=float,

@@ -11,6 +11,8 @@ from bench.problems import Problem
 from bench.workers.estimator import OPTIONS, PREDICTIONS
 
 FLOAT32_FEATURES = 8  # from so many on, float32 rows are compared with float64
+# Single fits that take less than this, in seconds, say little: together they should, but need not be more than so many.
+_LEAST_SECONDS, _MOST_SEEDS = 0.5, 50
 # What fastgmm's other ways are compared with.
 REFERENCES = PLAIN, FLOAT64 = ("plain", "float64")
 _BY_NAME = {peer.name: peer for peer in PEERS}
@@ -26,7 +28,7 @@ def measure_fits(
     problem : Problem
         What to fit.
     seeds : int
-        How many default fits, each with the next `random_state`.
+        How many default fits, each with the next `random_state`; more where they are short.
     patience : float
         A reference fit that takes more seconds is the last.
     rounds : int
@@ -58,7 +60,8 @@ def _fit(workers: dict[str, Worker], task: Task, seeds: int, patience: float) ->
     times: dict[str, list[float]] = {name: [] for name in workers}
     scores: dict[str, list[float]] = {name: [] for name in workers}
     iterations: dict[str, list[int]] = {name: [] for name in workers}
-    for seed in range(seeds):
+    while len(seconds := times[REFERENCE]) < seeds or (sum(seconds) < _LEAST_SECONDS and len(seconds) < _MOST_SEEDS):
+        seed = len(seconds)
         for name, worker in workers.items():
             run = worker.run("fit", seed=seed)
             times[name].append(run.seconds)
