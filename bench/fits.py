@@ -11,7 +11,7 @@ from bench.problems import Problem
 from bench.workers.estimator import OPTIONS, PREDICTIONS
 
 FLOAT32_FEATURES = 8  # from so many on, float32 rows are compared with float64
-# Single fits that take less than this, in seconds, say little: together they should, but need not be more than so many.
+# Seconds that a problem's fits should take together, as one of 0.3 ms says little; but no more fits than so many.
 _LEAST_SECONDS, _MOST_SEEDS = 0.5, 50
 # What fastgmm's other ways are compared with.
 REFERENCES = PLAIN, FLOAT64 = ("plain", "float64")

@@ -143,15 +143,14 @@ def _find_largest(densities, k, largest, where, elements, start, count):
 
 def _emit_find_largest(e: Emitter, densities: Any, k: Any, largest: Any, where: Any, *elements: ir.Value) -> None:
     b, fetching = e.builder, _Fetching(e, *elements)
-    integers = ir.VectorType(INDEX, e.lanes)
-    strip = INDEX(_VECTORS * e.lanes)
+    strip, wide = INDEX(_VECTORS * e.lanes), ir.VectorType(INDEX, e.lanes)
     with cgutils.for_range_slice(b, INDEX(0), INDEX(TILE_ROWS), strip, inc=True) as (i, _):
         rows = [b.add(i, INDEX(v * e.lanes)) for v in range(_VECTORS)]
         tops = [e.variable(e.load(densities, row)) for row in rows]
         labels = [e.variable(ir.Constant(e.integers, [0] * e.lanes)) for _ in rows]
         with cgutils.for_range(b, k) as loop:
             offset = b.mul(loop.index, INDEX(TILE_STRIDE))
-            own = e.spread(b.trunc(loop.index, e.integers.element) if e.bytes < 8 else loop.index)
+            own = e.spread(b.trunc(loop.index, e.integers.element))  # as wide as what it is chosen with
             for row, top, label in zip(rows, tops, labels, strict=True):
                 value, before = e.load(densities, b.add(offset, row)), b.load(top)
                 larger = b.fcmp_ordered(">", value, before)
@@ -160,8 +159,7 @@ def _emit_find_largest(e: Emitter, densities: Any, k: Any, largest: Any, where: 
                 fetching.go_on()
         for row, top, label in zip(rows, tops, labels, strict=True):
             e.store(b.load(top), largest, row)
-            found = b.load(label)
-            e.store(b.sext(found, integers) if e.bytes < 8 else found, where, row)
+            e.store(b.sext(b.load(label), wide), where, row)
 
 
 if COMPILED:
