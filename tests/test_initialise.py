@@ -1,4 +1,4 @@
-"""Starts: k-means, its seeds, random responsibilities and rows of the data."""
+"""Starts: from k-means, random responsibilities and rows of the data."""
 
 import tracemalloc
 import warnings
@@ -6,12 +6,10 @@ import warnings
 import numpy as np
 import pytest
 from reference import FAMILIAR
-from sklearn.cluster import KMeans, kmeans_plusplus
-from sklearn.datasets import load_digits, make_blobs
-from sklearn.metrics import adjusted_rand_score
+from sklearn.datasets import make_blobs
 
 from fastgmm.covariance import STRUCTURES, flat
-from fastgmm.em import initialise
+from fastgmm.em import initialise, kmeans
 from fastgmm.sources import ArrayRows, array
 
 every_structure = pytest.mark.parametrize("covariance_type", FAMILIAR)
@@ -24,30 +22,6 @@ def start(init_params, rows=X, k=3, covariance_type="full", reg_covar=1e-6, seed
     structure = STRUCTURES[covariance_type]
     random = np.random.RandomState(seed)
     return initialise.STARTS[init_params](ArrayRows(rows), k, structure, flat(reg_covar, rows.shape[1]), random)
-
-
-def inertia_of(rows, centres):
-    return ((rows[:, None] - centres) ** 2).sum(axis=2).min(axis=1).sum()
-
-
-def sample_of(rows):
-    return initialise._Sample(rows, np.ones(len(rows)))
-
-
-def kmeans(rows, k, seed):
-    """Our centres and inertia."""
-    found = initialise._kmeans(sample_of(rows), k, np.random.RandomState(seed))
-    return found.centres, found.inertia
-
-
-def seeds_of(rows, k, seed):
-    """Indices of the seeds."""
-    return initialise._seed(sample_of(rows), k, 1, np.random.RandomState(seed))[0]
-
-
-def lloyd(rows, centres, tolerance=1e-4):
-    found = initialise._lloyd(sample_of(rows), centres, tolerance)
-    return found.centres, found.inertia
 
 
 def blobs(n=3000, d=2, k=3, seed=0):
@@ -124,104 +98,6 @@ def test_kmeans_start_on_duplicated_points_is_sharp(covariance_type):
     dense = STRUCTURES[covariance_type].dense(found.parameters.covariances, 2, 2)
     np.testing.assert_allclose(dense, [1e-6 * np.eye(2)] * 2, rtol=1e-9, atol=1e-18)
     assert start("kmeans", rows, k=2, covariance_type=covariance_type, reg_covar=0.0).failed >= 0
-
-
-def test_seeds_are_different_rows():
-    for seed in range(20):
-        assert len(set(seeds_of(X, 10, seed))) == 10
-
-
-@pytest.mark.parametrize("k", [1, 2, 8])
-def test_several_seedings_are_those_one_after_another(k):
-    sample, one_by_one = sample_of(X), np.random.RandomState(0)
-    together = initialise._seed(sample, k, 3, np.random.RandomState(0))
-    assert together.tolist() == [initialise._seed(sample, k, 1, one_by_one)[0].tolist() for _ in range(3)]
-
-
-def test_seeds_are_spread_as_well_as_scikit_learns():
-    """Mean inertia of the seeds over many runs; picking at random is several times worse."""
-    runs = 40
-    ours = [inertia_of(X, X[seeds_of(X, 5, seed)]) for seed in range(runs)]
-    theirs = [inertia_of(X, kmeans_plusplus(X, 5, random_state=seed)[0]) for seed in range(runs)]
-    random = [inertia_of(X, X[np.random.RandomState(seed).choice(len(X), 5)]) for seed in range(runs)]
-    error = np.hypot(np.std(ours), np.std(theirs)) / np.sqrt(runs)
-    assert np.mean(ours) < np.mean(theirs) + 3 * error
-    assert np.mean(ours) < 0.5 * np.mean(random)
-
-
-def test_the_first_seed_is_uniform():
-    first = [seeds_of(X, 1, seed)[0] for seed in range(400)]
-    assert len(set(first)) > 150 and 0.4 < np.mean(first) / len(X) < 0.6
-
-
-def test_lloyd_agrees_with_scikit_learn_from_the_same_centres():
-    rows = np.random.default_rng(0).normal(size=(150, 2))
-    centres = rows[:4]
-    found, inertia = lloyd(rows, centres)
-    expected = KMeans(4, init=centres, n_init=1, tol=1e-4).fit(rows)
-    assert inertia == pytest.approx(expected.inertia_, rel=0.01)
-    np.testing.assert_allclose(found, expected.cluster_centers_, atol=0.1)
-
-
-def test_lloyd_is_as_good_as_scikit_learns_over_seeds():
-    rows = make_blobs(200, n_features=2, centers=6, cluster_std=1.5, random_state=0)[0]
-    ours = [kmeans(rows, 6, seed)[1] for seed in range(15)]
-    theirs = [KMeans(6, n_init=1, random_state=seed).fit(rows).inertia_ for seed in range(15)]
-    assert np.mean(ours) < 1.05 * np.mean(theirs)
-    assert min(ours) == pytest.approx(min(theirs), rel=0.01)
-
-
-def test_lloyds_inertia_is_that_of_its_centres():
-    """Up to its last shift, which is below the tolerance."""
-    centres, inertia = kmeans(X, 3, 0)
-    assert inertia == pytest.approx(inertia_of(X, centres), rel=1e-3)
-    assert centres.shape == (3, 2)
-
-
-def test_an_empty_cluster_moves_to_the_farthest_row():
-    rows = np.concatenate([X, [[500.0, 500.0]]])
-    far_away = np.array([[0.0, 0.0], [9.0, 1.0], [0.0, 12.0], [-1e4, -1e4]])
-    centres, inertia = lloyd(rows, far_away)
-    assert inertia < inertia_of(rows, far_away) / 100
-    assert (np.abs(centres - 500.0).max(axis=1) < 1e-9).any()
-
-
-@pytest.mark.parametrize("k", [2, 9, 40])
-def test_lloyd_may_be_interrupted_without_a_trace(k, monkeypatch):
-    """Looks for an interrupt after each iteration change nothing, also where centres are deserted."""
-    rows = np.concatenate([X, np.repeat([[500.0, 500.0], [-500.0, 0.0]], 30, axis=0)])
-    whole = initialise._kmeans(sample_of(rows), k, np.random.RandomState(0))
-    monkeypatch.setattr(initialise, "_AT_ONCE", 0)
-    single = initialise._kmeans(sample_of(rows), k, np.random.RandomState(0))
-    assert all(map(np.array_equal, whole, single))
-
-
-def test_fewer_distinct_rows_than_centres_end():
-    rows = np.repeat(X[:3], 5, axis=0)
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        centres, inertia = kmeans(rows, 8, 0)
-    assert inertia < 1e-20 and np.isfinite(centres).all()
-    assert start("kmeans", rows, k=8).failed == -1
-
-
-DATA = {
-    "blobs": make_blobs(3000, n_features=2, centers=6, cluster_std=1.5, random_state=0)[0],
-    "many features": make_blobs(2500, n_features=20, centers=8, cluster_std=3.0, random_state=1)[0],
-    "no clusters": np.random.default_rng(0).normal(size=(3000, 4)),
-    "heavy tails": np.random.default_rng(1).standard_t(2.0, size=(3000, 3)),
-    "one feature": np.random.default_rng(2).gamma(1.0, size=(3000, 1)),
-    "digits": load_digits().data,
-}
-
-
-@pytest.mark.compiled
-@pytest.mark.parametrize("name", DATA)
-def test_inertia_is_at_least_as_good_as_scikit_learns(name):
-    rows, runs, k = DATA[name], 8, 8
-    ours = [inertia_of(rows, kmeans(rows, k, seed)[0]) for seed in range(runs)]
-    theirs = [KMeans(k, n_init=1, random_state=seed).fit(rows).inertia_ for seed in range(runs)]
-    assert np.mean(ours) < 1.01 * np.mean(theirs)
 
 
 @pytest.mark.parametrize("init_params", ["kmeans", "k-means++"])
@@ -478,7 +354,7 @@ def test_whitening_is_the_same_on_all_rows_as_on_the_sample(monkeypatch):
 def test_a_frame_has_unit_covariance_and_can_be_left():
     rows = np.random.default_rng(0).normal(size=(50, 3)) @ np.diag([1e-3, 1.0, 1e5]) + 7.0
     weights = np.random.default_rng(1).uniform(size=50)
-    frame = initialise._whiten(initialise._Sample(rows, weights))
+    frame = initialise._whiten(kmeans.Sample(rows, weights))
     inside = frame.enter(rows)
     np.testing.assert_allclose(np.cov(inside.T, aweights=weights, bias=True), np.eye(3), atol=1e-8)
     np.testing.assert_allclose(frame.leave(inside), rows, rtol=1e-9)
@@ -493,9 +369,3 @@ def test_squares_that_overflow_in_clusters():
 def test_squares_that_overflow():
     with pytest.raises(ValueError, match="Scale the data"), np.errstate(all="ignore"):
         start("kmeans", 1e160 * X)
-
-
-def test_kmeans_finds_separate_blobs():
-    centres, _ = kmeans(X, 3, 0)
-    labels = ((X[:, None] - centres) ** 2).sum(axis=2).argmin(axis=1)
-    assert adjusted_rand_score(LABELS, labels) == 1.0

@@ -15,7 +15,7 @@ from sklearn.utils import estimator_checks, shuffle
 
 from fastgmm import GaussianMixture
 from fastgmm.covariance import STRUCTURES, flat
-from fastgmm.em import initialise
+from fastgmm.em import initialise, kmeans
 from fastgmm.em.initialise import STARTS
 from fastgmm.sources import ArrayRows
 
@@ -105,13 +105,21 @@ def test_starts_know_no_difference_between_weights_and_repeats_in_any_order(init
         np.testing.assert_allclose(ours, theirs, rtol=1e-11, atol=1e-11)
 
 
-@pytest.mark.parametrize("limit", ["KMEANS_ROWS", "_SEEDING_ROWS"])
+def test_nor_do_exchanges(monkeypatch):
+    monkeypatch.setattr(kmeans, "_MANY", 5)
+    kept = TIMES > 0
+    weighted = start_of(X[kept], TIMES[kept], "kmeans", "full", k=9)
+    for ours, theirs in zip(weighted, start_of(REPEATED, None, "kmeans", "full", k=9), strict=True):
+        np.testing.assert_allclose(ours, theirs, rtol=1e-11, atol=1e-11)
+
+
+@pytest.mark.parametrize(("module", "limit"), [(initialise, "KMEANS_ROWS"), (kmeans, "_SEEDING_ROWS")])
 @every_structure
-def test_nor_do_samples_of_the_rows(monkeypatch, limit, covariance_type):
+def test_nor_do_samples_of_the_rows(monkeypatch, module, limit, covariance_type):
     """Of repeats that follow each other; clusters small in the sample take the moments of all rows."""
-    monkeypatch.setattr(initialise, limit, 40)
+    monkeypatch.setattr(module, limit, 40)
     monkeypatch.setattr(initialise, "_ROWS_PER_COMPONENT", 1)
-    monkeypatch.setattr(initialise, "_SEEDING_ROWS_PER_COMPONENT", 1)
+    monkeypatch.setattr(kmeans, "_SEEDING_ROWS_PER_CLUSTER", 1)
     kept = TIMES > 0
     weighted = start_of(X[kept], TIMES[kept], "kmeans", covariance_type, k=5)
     repeated = start_of(REPEATED, None, "kmeans", covariance_type, k=5)

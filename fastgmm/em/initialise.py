@@ -12,6 +12,7 @@ from fastgmm.covariance import Hyperparameters, Parameters, Prior, Update, flat
 from fastgmm.covariance.prior import relative_ridge
 from fastgmm.covariance.update import move
 from fastgmm.em.engine import maximise
+from fastgmm.em.kmeans import Clustering, Sample, choose_seeds, kmeans, places
 from fastgmm.kernels import distances
 from fastgmm.kernels._jit import TILE_ROWS
 from fastgmm.sources import ArrayRows, Rows
@@ -22,14 +23,6 @@ from fastgmm.statistics import Statistics, add
 KMEANS_ROWS = 8192
 _ROWS_PER_COMPONENT = 128
 _SAMPLE_BYTES = 16 * 2**20  # but no more than this
-_SEEDINGS = 8  # and no more than components: of one or two there is little to choose
-_SEEDING_ROWS = 2048
-_SEEDING_ROWS_PER_COMPONENT = 32
-# Lloyd's iterations end when the inertia falls by no more than this share of itself: enough to tell seedings apart,
-# and enough for EM.
-_COARSE, _FINE = 3e-2, 1e-3
-_LLOYD_ITERATIONS = 300
-_AT_ONCE = 1 << 28  # rows times centres times features, some 50 ms, between looks for an interrupt from the keyboard
 # With fewer of its rows in the sample, a component's variances or its covariance matrix come from all rows.
 _ROWS_FOR_VARIANCES = 32
 _ROWS_PER_FEATURE = 32
@@ -126,7 +119,7 @@ def start_from_clusters(
 
 def _find_clusters(
     source: ArrayRows, k: int, random: np.random.RandomState, whitened: bool
-) -> tuple["_Sample", "_Frame | None", "_Clusters"]:
+) -> tuple[Sample, "_Frame | None", Clustering]:
     """What k-means finds; of a source with a memory once for all fits that come to it with the same random state."""
     if source.memory is None:
         return _look_for_clusters(source, k, random, whitened)
@@ -141,11 +134,11 @@ def _find_clusters(
 
 def _look_for_clusters(
     source: ArrayRows, k: int, random: np.random.RandomState, whitened: bool
-) -> tuple["_Sample", "_Frame | None", "_Clusters"]:
+) -> tuple[Sample, "_Frame | None", Clustering]:
     sample = _some_rows(source, k, random)
     frame = _whiten(sample) if whitened else None
-    within = sample if frame is None else _Sample(frame.enter(sample.rows), sample.weights)
-    return sample, frame, _kmeans(within, k, random)
+    within = sample if frame is None else Sample(frame.enter(sample.rows), sample.weights)
+    return sample, frame, kmeans(within, k, random)
 
 
 def start_from_seeds(
@@ -153,7 +146,7 @@ def start_from_seeds(
 ) -> Update:
     """Means on rows picked by k-means++; covariances of the prior alone, or of `reg_covar`, as scikit-learn's."""
     sample = _some_rows(source, k, random)
-    return start_at_rows(sample.rows[_seed(sample, k, 1, random)[0]], structure, prior)
+    return start_at_rows(sample.rows[choose_seeds(sample, k, 1, random)[0]], structure, prior)
 
 
 def start_from_random_rows(
@@ -299,7 +292,7 @@ def _pieces(rows: np.ndarray, width: int) -> Iterator[tuple[int, np.ndarray]]:
         yield start, rows[start : start + size]
 
 
-def _cut(sample: "_Sample", labels: np.ndarray) -> Clusters:
+def _cut(sample: Sample, labels: np.ndarray) -> Clusters:
     """Rows of the sample, some at a time, their weights and labels."""
     for start, piece in _pieces(sample.rows, sample.rows.shape[1]):
         stop = start + len(piece)
@@ -311,7 +304,7 @@ def _assign(source: ArrayRows, centres: np.ndarray, frame: "_Frame | None") -> C
     padded = distances.pad_centres(centres)
     for start, piece in _chunks(source, source.n_features):
         rows = np.array(piece, order="C")  # aligned as well, as the kernels are declared
-        sample = _Sample(rows if frame is None else frame.enter(rows), source.weigh(start, start + len(rows)))
+        sample = Sample(rows if frame is None else frame.enter(rows), source.weigh(start, start + len(rows)))
         sample.assign(padded)
         yield rows, sample.weights, sample.labels[: len(rows)]
 
@@ -322,9 +315,7 @@ def _rows_needed(features: int, structure: ModuleType) -> int:
     return _ROWS_PER_FEATURE * features if own_matrix else _ROWS_FOR_VARIANCES
 
 
-def _cluster_moments(
-    clusters: Callable[[], Clusters], centres: np.ndarray, structure: ModuleType
-) -> Statistics:
+def _cluster_moments(clusters: Callable[[], Clusters], centres: np.ndarray, structure: ModuleType) -> Statistics:
     """Moments about `centres` of the rows with each label."""
     k, d = centres.shape
     centres = np.ascontiguousarray(centres)
@@ -338,7 +329,7 @@ def _cluster_moments(
     return Statistics(centres, weight, first, second[0] if structure.SHARED else second, 0.0, 0)
 
 
-def _some_rows(source: ArrayRows, k: int, random: np.random.RandomState) -> "_Sample":
+def _some_rows(source: ArrayRows, k: int, random: np.random.RandomState) -> Sample:
     """All rows, or as many as k-means is worth, drawn by weight, in descending order."""
     most = _kmeans_rows(source.n_features, k)
     if source.n_rows <= most:
@@ -346,10 +337,10 @@ def _some_rows(source: ArrayRows, k: int, random: np.random.RandomState) -> "_Sa
         rows = blocks[0] if len(blocks) == 1 else np.concatenate(blocks)
         weights = source.weigh(0, source.n_rows)
     else:
-        rows = source.take(source.draw(_places(most, random)))
+        rows = source.take(source.draw(places(most, random)))
         weights = np.full(most, source.total_weight / most)
     order = _order_of(rows)
-    return _Sample(rows.take(order, axis=0), weights.take(order) if source.weighted else weights)
+    return Sample(rows.take(order, axis=0), weights.take(order) if source.weighted else weights)
 
 
 def _kmeans_rows(features: int, k: int) -> int:
@@ -363,11 +354,6 @@ def sample_rows(features: int, k: int, structure: ModuleType) -> int:
     return max(_kmeans_rows(features, k), for_moments)
 
 
-def _places(count: int, random: np.random.RandomState) -> np.ndarray:
-    """One place at random in each of `count` equal parts of [0, 1): draws that spread, and repeat little."""
-    return (np.arange(count) + random.uniform(size=count)) / count
-
-
 def _order_of(rows: np.ndarray) -> np.ndarray:
     """Descending order: a start then depends neither on how rows lie nor on how often each does, nor on their units."""
     firsts = rows[:, 0]
@@ -376,22 +362,6 @@ def _order_of(rows: np.ndarray) -> np.ndarray:
     ties = (descending[1:] == descending[:-1]).nonzero()[0]
     alike = len(ties) == 0 or np.array_equal(rows[order[ties]], rows[order[ties + 1]])
     return order if alike else np.lexsort(rows.T[::-1])[::-1]
-
-
-class _Sample:
-    """Rows (n, d) and weights (n,), the rows in tiles, and working memory: labels and squared distances of theirs."""
-
-    def __init__(self, rows: np.ndarray, weights: np.ndarray) -> None:
-        self.rows, self.weights = np.ascontiguousarray(rows), np.ascontiguousarray(weights)
-        self.tiles = distances.pack(rows)
-        self.tile_weights = np.zeros(len(self.tiles) * TILE_ROWS)
-        self.tile_weights[: len(rows)] = weights
-        self.nearest, self.labels = np.empty((2, len(self.tiles) * TILE_ROWS))
-        self.work = np.empty(2 * TILE_ROWS)
-
-    def assign(self, centres: np.ndarray) -> None:
-        """Set every row's label and distance to those of its nearest centre, of `centres` padded."""
-        distances.nearest_centres(self.tiles, centres, self.work, self.nearest, self.labels)
 
 
 class _Frame(NamedTuple):
@@ -411,7 +381,7 @@ class _Frame(NamedTuple):
         return (points @ self.colour) * self.scale + self.mean
 
 
-def _whiten(sample: _Sample) -> _Frame:
+def _whiten(sample: Sample) -> _Frame:
     """The frame of a sample, from its correlations; constant and collinear features leave directions out."""
     shares = sample.weights / sample.weights.sum()
     mean = shares @ sample.rows
@@ -427,75 +397,6 @@ def _whiten(sample: _Sample) -> _Frame:
     inverses = np.divide(1.0, deviates, out=np.zeros_like(deviates), where=deviates > 0.0)
     scale = np.where(constant, 1.0, largest * widths)
     return _Frame(mean, scale, (axes * inverses) @ axes.T, (axes * deviates) @ axes.T)
-
-
-class _Clusters(NamedTuple):
-    """What k-means found: centres, the weight of the rows of each, every row's label, the sum of squared distances."""
-
-    centres: np.ndarray  # (k, d)
-    counts: np.ndarray  # (k,)
-    labels: np.ndarray  # (n,)
-    inertia: float
-
-
-def _kmeans(sample: _Sample, k: int, random: np.random.RandomState) -> _Clusters:
-    """Lloyd's iterations from the best of several seedings on some of the rows."""
-    few = _fewer(sample, k, random)
-    runs = (_lloyd(few, few.rows[seeds], _COARSE) for seeds in _seed(few, k, min(_SEEDINGS, k), random))
-    best = min(runs, key=lambda run: run.inertia)
-    # Sorted, so that components keep their numbers from seed to seed where the clusters are the same.
-    return _lloyd(sample, best.centres[np.lexsort(best.centres.T[::-1])], _FINE)
-
-
-def _fewer(sample: _Sample, k: int, random: np.random.RandomState) -> _Sample:
-    """As many rows of the sample as seedings need to be told apart."""
-    n, most = len(sample.rows), max(_SEEDING_ROWS, _SEEDING_ROWS_PER_COMPONENT * k)
-    if n <= most:
-        return sample
-    drawn = ArrayRows(sample.rows, sample.weights).draw(_places(most, random))
-    return _Sample(sample.rows[drawn], np.ones(most))
-
-
-def _seed(sample: _Sample, k: int, times: int, random: np.random.RandomState) -> np.ndarray:
-    """Greedy k-means++ (Arthur and Vassilvitskii 2007) so many times: indices of the seeds, (times, k)."""
-    n, tiles = len(sample.rows), len(sample.tiles)
-    trials = 2 + int(math.log(k))
-    trials += trials % 2  # as cheap as one fewer
-    seeds = np.empty((times, k), np.int64)
-    distances.choose_seeds.call(
-        *(sample.tiles, sample.tile_weights, n, random.uniform(size=(times, 1 + (k - 1) * trials))),
-        sample.work,
-        np.zeros((trials, sample.tiles.shape[1] // TILE_ROWS)),
-        np.empty(trials, np.int64),
-        np.empty((trials, tiles * TILE_ROWS)),
-        np.empty((trials, tiles)),
-        np.empty(tiles * TILE_ROWS),
-        seeds,
-    )
-    return seeds
-
-
-def _lloyd(sample: _Sample, centres: np.ndarray, tolerance: float) -> _Clusters:
-    """Lloyd's iterations (1982) until the inertia falls by no more than `tolerance` of itself.
-
-    The labels are the sample's own: they hold until it is assigned anew.
-    """
-    (k, features), n = centres.shape, len(sample.rows)
-    padded = distances.pad_centres(centres)
-    counts, sums = np.empty(k), np.empty((k, features))
-    at_once = max(1, _AT_ONCE // (padded.size * n))
-    inertia, left, settled = math.inf, _LLOYD_ITERATIONS, False
-    while left and not settled:
-        inertia, taken, settled, deserted = distances.lloyd.call(
-            *(sample.tiles, sample.rows, sample.tile_weights, padded, min(left, at_once), tolerance, inertia),
-            *(sample.work, sample.nearest, sample.labels, counts, sums),
-        )
-        left -= taken
-        if deserted:
-            # A centre nobody is nearest to goes to the row farthest from its own.
-            empty = np.flatnonzero(counts == 0.0)
-            padded[empty, :features] = sample.rows[np.argsort(sample.nearest[:n])[::-1][: len(empty)]]
-    return _Clusters(padded[:k, :features], counts, sample.labels[:n], inertia)
 
 
 STARTS: dict[str, Start] = {
