@@ -54,6 +54,6 @@ def kernels_only(tmp_path):
     copy = tmp_path / "copy" / "fastgmm"
     (copy / "kernels").mkdir(parents=True)
     (copy / "__init__.py").touch()
-    for name in ("__init__.py", "_jit.py", "_notice.py", "math.py", "softmax.py", "tiles.py", "vectors.py"):
-        shutil.copy(kernels / name, copy / "kernels" / name)
+    for name in ("__init__", "_jit", "_notice", "fetching", "math", "softmax", "tiles", "vectors"):
+        shutil.copy(kernels / f"{name}.py", copy / "kernels")
     return copy.parent

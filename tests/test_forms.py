@@ -110,7 +110,7 @@ class Tile:
 
     def log_densities(self):
         k = len(self.parameters.weights)
-        forms.log_densities(self.form, self.tile, self.values)
+        forms.log_densities(self.form, self.tile, self.values, (0, 0))
         assert np.isnan(self.tile[-TILE_STRIDE:]).all() and np.isnan(self.values[-TILE_STRIDE:]).all()
         return from_tile(self.values, k)
 

@@ -43,7 +43,7 @@ def multiply(matrix, initial, x):
     """initial + A x by the kernel, rows (b, k)."""
     k, count = matrix.shape
     out = guarded_tile(k, x.dtype)
-    products.multiply(packed_rows(matrix), initial, as_tile(x, x.dtype), k, count, out)
+    products.multiply(packed_rows(matrix), initial, as_tile(x, x.dtype), k, count, out, (0, 0))
     assert only_features_written(out, k)
     return from_tile(out, k)
 

@@ -15,13 +15,13 @@ _SIZE = 2_000  # of the square matrices
 _COMPONENTS = 8
 _VALUES = _COMPONENTS * TILE_ROWS  # they stay in the first cache
 _REPEATS = 2_500
-_NO_ROWS = np.empty((0, 0, 1))
+_NOWHERE = (0, 0)  # to be fetched meanwhile
 
 
 @numba.njit(nogil=True, error_model="numpy")
 def _exponentials(values: Array, vectors: Array, repeats: int) -> None:
     for _ in range(repeats):
-        exponentiate(values, _COMPONENTS, vectors[0], vectors[1], vectors[2], _NO_ROWS, 0)
+        exponentiate(values, _COMPONENTS, vectors[0], vectors[1], vectors[2], _NOWHERE)
 
 
 def _fastest(work: Callable[[], Any]) -> float:

@@ -12,6 +12,7 @@ from numba.core import cgutils
 from numba.extending import intrinsic
 
 from fastgmm.kernels._jit import COMPILED, SUMS, TILE_ROWS, TILE_STRIDE, kernel
+from fastgmm.kernels.fetching import fetch
 from fastgmm.kernels.forms import (
     HEAD,
     Moments,
@@ -119,10 +120,10 @@ class Isotropic(NamedTuple):
 
 @log_densities.body(SharedTriangular)
 @kernel
-def _log_densities_shared(form, tile, out):
+def _log_densities_shared(form, tile, out, ahead):
     k, d = form.means.shape
     z = tile[d * TILE_STRIDE :]
-    multiply(form.factor, form.zeros, tile, d, d, z)
+    multiply(form.factor, form.zeros, tile, d, d, z, ahead)
     for c in range(k):
         squared_distances(z, form.whitened_means[c], d, out[c * TILE_STRIDE :])
         scale_and_shift(out[c * TILE_STRIDE :], -0.5, form.log_constants[c])
@@ -201,9 +202,10 @@ def _four_scaled_squares(x, mean, scales, out):
 
 @log_densities.body(Diagonal)
 @kernel
-def _log_densities_diagonal(form, tile, out):
+def _log_densities_diagonal(form, tile, out, ahead):
     k, d = form.means.shape
     for c in range(k):
+        fetch(ahead, c, c + 1, k)
         density = out[c * TILE_STRIDE :]
         clear(density)
         for j in range(0, d, 4):
@@ -259,9 +261,10 @@ def _accumulate_diagonal(form, tile, values, inverse, weights, centres, sums):
 
 @log_densities.body(Isotropic)
 @kernel
-def _log_densities_isotropic(form, tile, out):
+def _log_densities_isotropic(form, tile, out, ahead):
     k, d = form.means.shape
     for c in range(k):
+        fetch(ahead, c, c + 1, k)
         squared_distances(tile, form.means[c], d, out[c * TILE_STRIDE :])
         scale_and_shift(out[c * TILE_STRIDE :], -form.half_precisions[c], form.log_constants[c])
 

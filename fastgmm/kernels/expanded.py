@@ -127,30 +127,30 @@ def _add_square(x, out):
 
 @log_densities.body(ExpandedTied)
 @kernel
-def _log_densities_tied(form, tile, out):
+def _log_densities_tied(form, tile, out, ahead):
     k, d = form.means.shape
     subtract_squares(form.factor, form.zeros, form.zeros, tile, d, tile[d * TILE_STRIDE :])
-    multiply(form.coefficients, form.constants, tile, k, d + 1, out)
+    multiply(form.coefficients, form.constants, tile, k, d + 1, out, ahead)
 
 
 @log_densities.body(ExpandedDiagonal)
 @kernel
-def _log_densities_diagonal(form, tile, out):
+def _log_densities_diagonal(form, tile, out, ahead):
     k, d = form.means.shape
     for j in range(d):
         _square(tile[j * TILE_STRIDE :], tile[(d + j) * TILE_STRIDE :])
-    multiply(form.coefficients, form.constants, tile, k, 2 * d, out)
+    multiply(form.coefficients, form.constants, tile, k, 2 * d, out, ahead)
 
 
 @log_densities.body(ExpandedIsotropic)
 @kernel
-def _log_densities_isotropic(form, tile, out):
+def _log_densities_isotropic(form, tile, out, ahead):
     k, d = form.means.shape
     square = tile[d * TILE_STRIDE :]
     clear(square)
     for j in range(d):
         _add_square(tile[j * TILE_STRIDE :], square)
-    multiply(form.coefficients, form.constants, tile, k, d + 1, out)
+    multiply(form.coefficients, form.constants, tile, k, d + 1, out, ahead)
 
 
 @kernel(inline=True)

@@ -46,10 +46,12 @@ class Form(Protocol):
 
 
 @chosen_by_class
-def log_densities(form, tile, out):
+def log_densities(form, tile, out, ahead):
     """out[c, i] = log w_c + log N(x_i | μ_c, Σ_c) for the rows of a tile.
 
     `tile` goes on after its features: the rest is the form's working memory, which `accumulate` finds as it was left.
+    Meanwhile what is `ahead`, a place as `fetching.py` has it, comes into the caches; but for the masked forms, which
+    take far longer than that.
     """
 
 

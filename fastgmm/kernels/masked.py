@@ -287,7 +287,7 @@ def _complete(deviations, start, stop, missing, count, basis, inverse, columns, 
 
 @log_densities.body(MaskedTriangular)
 @kernel
-def _log_densities_masked(form, tile, out):
+def _log_densities_masked(form, tile, out, ahead):
     """After its features, the tile goes on with `changes` and each component's completed deviations from its mean."""
     k, d = form.means.shape
     changes, completed = tile[d * TILE_STRIDE :], tile[(d + 1) * TILE_STRIDE :]
@@ -373,7 +373,7 @@ def _add_observed(x, mean, scale, log_scale, out):
 
 @log_densities.body(MaskedDiagonal)
 @kernel
-def _log_densities_diagonal(form, tile, out):
+def _log_densities_diagonal(form, tile, out, ahead):
     k, d = form.means.shape
     for c in range(k):
         density = out[c * TILE_STRIDE :]

@@ -8,6 +8,7 @@ import numpy as np
 from numba import prange
 
 from fastgmm.kernels._jit import RANGE_ROWS, TILE_ROWS, TILE_STRIDE, kernel, parallel_kernel
+from fastgmm.kernels.fetching import place_of
 from fastgmm.kernels.forms import accumulate, log_densities
 from fastgmm.kernels.softmax import count_lost, exponentiate, find_largest, log_sum, sum_log_likelihoods
 from fastgmm.kernels.tiles import load_tile, load_weights
@@ -60,8 +61,9 @@ def _range_sums(rows, row_weights, form, centres, start, stop, scratch, sums):
         load_tile(rows, first, count, form.reference, tile)
         if row_weights.size or count < TILE_ROWS or first == start:  # else they are the last tile's: ones
             load_weights(row_weights, first, count, weights)
-        log_densities(form, tile, densities)
-        exponentiate(densities, k, largest, total, inverse, rows, first + count)
+        ahead = place_of(rows, first + count)
+        log_densities(form, tile, densities, (ahead[0], 0))
+        exponentiate(densities, k, largest, total, inverse, ahead)
         log_likelihood = sum_log_likelihoods(largest, total, weights, row_weights.size > 0, count)
         sums[0] += log_likelihood
         if not np.isfinite(log_likelihood):
@@ -125,18 +127,20 @@ def rows_span(rows, form, first, last, scratch, log_likelihoods, responsibilitie
     sums, largest, total, inverse, densities, tile = _cut(scratch, k)
     where = np.empty(TILE_ROWS, np.int64)
     _clear(tile[rows.shape[1] * TILE_STRIDE : d * TILE_STRIDE])
+    exponentials = log_likelihoods.size > 0 or responsibilities.size > 0  # the better time to fetch what comes next
     missed = 0  # counted apart: another worker's count may lie in the same cache line
     for start in range(first * RANGE_ROWS, min(rows.shape[0], last * RANGE_ROWS), TILE_ROWS):
         count = min(TILE_ROWS, rows.shape[0] - start)
         load_tile(rows, start, count, form.reference, tile)
-        log_densities(form, tile, densities)
+        ahead = place_of(rows, start + count)
+        log_densities(form, tile, densities, (ahead[0], 0 if exponentials else ahead[1]))
         if labels.size:
-            find_largest(densities, k, largest, where, rows, start + count)
+            find_largest(densities, k, largest, where)
             _copy(where, labels[start : start + count])
-            if not (log_likelihoods.size or responsibilities.size):
-                missed += count_lost(largest, largest, count)
-                continue
-        exponentiate(densities, k, largest, total, inverse, rows, start + count)
+        if not exponentials:
+            missed += count_lost(largest, largest, count)
+            continue
+        exponentiate(densities, k, largest, total, inverse, ahead)
         missed += count_lost(largest, total, count)
         if log_likelihoods.size:
             log_sum(largest, total, sums)

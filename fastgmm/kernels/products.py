@@ -16,6 +16,7 @@ from numba.core import cgutils
 from numba.extending import intrinsic
 
 from fastgmm.kernels._jit import COMPILED, TILE_ROWS, TILE_STRIDE, VECTOR_BYTES, kernel
+from fastgmm.kernels.fetching import fetch
 from fastgmm.kernels.vectors import INDEX, Emitter, rest, rows_of, void_intrinsic
 
 # Rows of a strip: as many vectors as leave registers for three rows of coefficients. 16 registers hold 3 x 4 sums,
@@ -135,12 +136,18 @@ def _next_columns(left):
 
 
 @kernel
-def multiply(coefficients, initial, x, rows, count, out):
-    """out[r] = initial[r] + Σ_p A[r, p] x[p] for feature-major x (count, b) and out (rows, b); A from `pack_rows`."""
-    for i in range(0, TILE_ROWS, STRIP_BYTES // x.itemsize):
+def multiply(coefficients, initial, x, rows, count, out, ahead):
+    """out[r] = initial[r] + Σ_p A[r, p] x[p] for feature-major x (count, b) and out (rows, b); A from `pack_rows`.
+
+    Meanwhile what is `ahead`, a place, comes into the caches.
+    """
+    strip = STRIP_BYTES // x.itemsize
+    for i in range(0, TILE_ROWS, strip):
         r = 0
         while r < rows:
             height = next_height(rows - r)
+            part = (i // strip) * rows + r
+            fetch(ahead, part, part + height, (TILE_ROWS // strip) * rows)
             packed, start, where = coefficients[r * count :], initial[r:], out[r * TILE_STRIDE + i :]
             if height == 3:
                 _multiply_3(packed, start, x[i:], count, where)

@@ -8,8 +8,9 @@ from numba.core import cgutils
 from numba.extending import intrinsic
 
 from fastgmm.kernels._jit import COMPILED, SUMS, TILE_ROWS, TILE_STRIDE, kernel
+from fastgmm.kernels.fetching import Fetching
 from fastgmm.kernels.math import EXP_DOUBLE, EXP_SINGLE, exp, log
-from fastgmm.kernels.vectors import CACHE_LINE, INDEX, Emitter, rows_of, void_intrinsic
+from fastgmm.kernels.vectors import INDEX, Emitter, rows_of, void_intrinsic
 
 # Logarithms a tile takes: of the products of so many rows' totals each. A total is between 1 and k, so the product of 8
 # stays finite in float32 for any number of components below 65,000.
@@ -45,26 +46,7 @@ def emit_exp(e: Emitter, arguments: list[ir.Value]) -> list[ir.Value]:
     return results
 
 
-class _Fetching:
-    """Fetches `count` elements from `start` on into the caches, a line with each call; when all are, the last again.
-
-    Between exponentials, memory has the time that a pass would otherwise wait for its next tile.
-    """
-
-    def __init__(self, e: Emitter, elements: ir.Value, start: ir.Value, count: ir.Value) -> None:
-        size = 8 if isinstance(elements.type.pointee, ir.DoubleType) else 4
-        self._e, self._elements, self._line = e, elements, INDEX(CACHE_LINE // size)
-        self._next, self._end = e.variable(start), e.builder.add(start, count)
-
-    def go_on(self) -> None:
-        b = self._e.builder
-        here = b.load(self._next)
-        self._e.prefetch(self._elements, here)
-        there = b.add(here, self._line)
-        b.store(b.select(b.icmp_signed("<", there, self._end), there, here), self._next)
-
-
-def _exponentiate(densities, k, largest, total, inverse, elements, start, count):
+def _exponentiate(densities, k, largest, total, inverse, address, size):
     values = rows_of(densities, k, TILE_ROWS)
     largest[:] = values.max(axis=0)
     values[:] = exp(values - largest)
@@ -73,9 +55,10 @@ def _exponentiate(densities, k, largest, total, inverse, elements, start, count)
 
 
 def _emit_exponentiate(
-    e: Emitter, densities: Any, k: Any, largest: Any, total: Any, inverse: Any, *elements: ir.Value
+    e: Emitter, densities: Any, k: Any, largest: Any, total: Any, inverse: Any, *place: ir.Value
 ) -> None:
-    b, fetching = e.builder, _Fetching(e, *elements)
+    b = e.builder
+    fetching = Fetching(b, *place)
     strip = INDEX(_VECTORS * e.lanes)
     with cgutils.for_range_slice(b, INDEX(0), INDEX(TILE_ROWS), strip, inc=True) as (i, _):
         rows = [b.add(i, INDEX(v * e.lanes)) for v in range(_VECTORS)]
@@ -99,7 +82,7 @@ def _emit_exponentiate(
             e.store(b.fdiv(e.constant(1.0), b.load(sum_)), inverse, row)
 
 
-def _exponentiate_pair(densities, largest, total, inverse, elements, start, count):
+def _exponentiate_pair(densities, largest, total, inverse, address, size):
     a, b = rows_of(densities, 2, TILE_ROWS)
     first = a >= b  # the choices below let no NaN go unseen, as max and min would
     largest[:] = np.where(first, a, b)
@@ -110,9 +93,10 @@ def _exponentiate_pair(densities, largest, total, inverse, elements, start, coun
 
 
 def _emit_exponentiate_pair(
-    e: Emitter, densities: Any, largest: Any, total: Any, inverse: Any, *elements: ir.Value
+    e: Emitter, densities: Any, largest: Any, total: Any, inverse: Any, *place: ir.Value
 ) -> None:
-    b, one, fetching = e.builder, e.constant(1.0), _Fetching(e, *elements)
+    b, one = e.builder, e.constant(1.0)
+    fetching = Fetching(b, *place)
     strip = INDEX(_VECTORS * e.lanes)
     with cgutils.for_range_slice(b, INDEX(0), INDEX(TILE_ROWS), strip, inc=True) as (i, _):
         rows = [b.add(i, INDEX(v * e.lanes)) for v in range(_VECTORS)]
@@ -133,7 +117,7 @@ def _emit_exponentiate_pair(
             fetching.go_on()
 
 
-def _find_largest(densities, k, largest, where, elements, start, count):
+def _find_largest(densities, k, largest, where):
     first, *others = rows_of(densities, k, TILE_ROWS)
     largest[:], where[:] = first, 0
     for c, values in enumerate(others, start=1):
@@ -141,8 +125,8 @@ def _find_largest(densities, k, largest, where, elements, start, count):
         largest[larger], where[larger] = values[larger], c
 
 
-def _emit_find_largest(e: Emitter, densities: Any, k: Any, largest: Any, where: Any, *elements: ir.Value) -> None:
-    b, fetching = e.builder, _Fetching(e, *elements)
+def _emit_find_largest(e: Emitter, densities: Any, k: Any, largest: Any, where: Any) -> None:
+    b = e.builder
     strip, wide = INDEX(_VECTORS * e.lanes), ir.VectorType(INDEX, e.lanes)
     with cgutils.for_range_slice(b, INDEX(0), INDEX(TILE_ROWS), strip, inc=True) as (i, _):
         rows = [b.add(i, INDEX(v * e.lanes)) for v in range(_VECTORS)]
@@ -156,7 +140,6 @@ def _emit_find_largest(e: Emitter, densities: Any, k: Any, largest: Any, where: 
                 larger = b.fcmp_ordered(">", value, before)
                 b.store(b.select(larger, value, before), top)
                 b.store(b.select(larger, own, b.load(label)), label)
-                fetching.go_on()
         for row, top, label in zip(rows, tops, labels, strict=True):
             e.store(b.load(top), largest, row)
             e.store(b.sext(b.load(label), wide), where, row)
@@ -165,51 +148,36 @@ def _emit_find_largest(e: Emitter, densities: Any, k: Any, largest: Any, where: 
 if COMPILED:
 
     @intrinsic
-    def _find_largest(typing_context, densities, k, largest, where, elements, start, count):
-        return void_intrinsic(_emit_find_largest, densities, k, largest, where, elements, start, count)
+    def _find_largest(typing_context, densities, k, largest, where):
+        return void_intrinsic(_emit_find_largest, densities, k, largest, where)
 
     @intrinsic
-    def _exponentiate(typing_context, densities, k, largest, total, inverse, elements, start, count):
-        return void_intrinsic(_emit_exponentiate, densities, k, largest, total, inverse, elements, start, count)
+    def _exponentiate(typing_context, densities, k, largest, total, inverse, address, size):
+        return void_intrinsic(_emit_exponentiate, densities, k, largest, total, inverse, address, size)
 
     @intrinsic
-    def _exponentiate_pair(typing_context, densities, largest, total, inverse, elements, start, count):
-        return void_intrinsic(_emit_exponentiate_pair, densities, largest, total, inverse, elements, start, count)
-
-
-@kernel(inline=True)
-def _elements_from(rows, following):
-    """Where the elements of the tile that begins with the row `following` start, and their number.
-
-    That is 0 where `rows` do not lie one after the other.
-    """
-    row = rows.strides[0] // rows.itemsize
-    one_after_another = rows.strides[1] == rows.itemsize and row == rows.shape[1]
-    return following * row, row * min(TILE_ROWS, rows.shape[0] - following) if one_after_another else 0
+    def _exponentiate_pair(typing_context, densities, largest, total, inverse, address, size):
+        return void_intrinsic(_emit_exponentiate_pair, densities, largest, total, inverse, address, size)
 
 
 @kernel
-def find_largest(densities, k, largest, where, rows, following):
-    """Set `largest` to each row's largest log-density, and `where` to the component it is of, the first of equals.
-
-    Meanwhile the tile that begins with the row `following` comes into the caches.
-    """
-    start, count = _elements_from(rows, following)
-    _find_largest(densities, k, largest, where, rows, start, count)
+def find_largest(densities, k, largest, where):
+    """Set `largest` to each row's largest log-density, and `where` to the component it is of, the first of equals."""
+    _find_largest(densities, k, largest, where)
 
 
 @kernel
-def exponentiate(densities, k, largest, total, inverse, rows, following):
+def exponentiate(densities, k, largest, total, inverse, ahead):
     """Turn log-densities into exp(log-density - the row's largest), in place; set `largest`, `total`, 1 / total.
 
-    Meanwhile the tile that begins with the row `following` comes into the caches.
+    Meanwhile what is `ahead`, a place, comes into the caches.
     """
-    start, count = _elements_from(rows, following)
+    address, size = ahead
     if k == 2:
         # Of two components the larger has exp(0) = 1, which need not be computed.
-        _exponentiate_pair(densities, largest, total, inverse, rows, start, count)
+        _exponentiate_pair(densities, largest, total, inverse, address, size)
     else:
-        _exponentiate(densities, k, largest, total, inverse, rows, start, count)
+        _exponentiate(densities, k, largest, total, inverse, address, size)
 
 
 @kernel

@@ -26,6 +26,7 @@ from fastgmm.kernels._jit import (
     declared_kernel,
     kernel,
 )
+from fastgmm.kernels.fetching import fetch
 from fastgmm.kernels.forms import (
     HEAD,
     LARGEST_SPREAD,
@@ -186,9 +187,10 @@ if COMPILED:
 
 @log_densities.body(SmallTriangular)
 @kernel
-def _log_densities_small(form, tile, out):
+def _log_densities_small(form, tile, out, ahead):
     k, d = form.means.shape
     for c in range(k):
+        fetch(ahead, c, c + 1, k)
         mean, factor = rest(form.means, c * d), rest(form.factors, c * d * d)
         constant, densities = rest(form.log_constants, c), rest(out, c * TILE_STRIDE)
         _small_densities(tile, mean, factor, constant, densities, form.size.shape)
@@ -207,10 +209,11 @@ def _accumulate_small(form, tile, values, inverse, weights, centres, sums):
 
 @log_densities.body(Triangular)
 @kernel
-def _log_densities(form, tile, out):
+def _log_densities(form, tile, out, ahead):
     d = form.means.shape[1]
     packed = d * (d + 1) // 2
     for c in range(form.means.shape[0]):
+        fetch(ahead, c, c + 1, form.means.shape[0])
         x = rest(tile, 0)
         if form.centred[c]:
             x = rest(tile, d * TILE_STRIDE)

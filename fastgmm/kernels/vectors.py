@@ -18,7 +18,7 @@ from numba.extending import intrinsic
 from fastgmm.kernels._jit import COMPILED, TILE_STRIDE, VECTOR_BYTES
 
 INDEX = ir.IntType(64)
-CACHE_LINE = 64  # bytes
+_CACHE_LINE = 64  # bytes
 
 
 def spread(builder: ir.IRBuilder, scalar: ir.Value, lanes: int) -> ir.Value:
@@ -59,14 +59,6 @@ class Emitter:
         """A vector to consecutive elements."""
         where = self.builder.bitcast(self.at(pointer, index), value.type.as_pointer())
         self.builder.store(value, where, align=self.bytes)
-
-    def prefetch(self, pointer: ir.Value, index: Any) -> None:
-        """Have the line that holds an element fetched into the second-level cache; any address may be asked for."""
-        place = self.builder.bitcast(self.at(pointer, index), ir.IntType(8).as_pointer())
-        kind = ir.FunctionType(ir.VoidType(), [place.type, *[ir.IntType(32)] * 3])
-        function = cgutils.get_or_insert_function(self.builder.module, kind, "llvm.prefetch.p0")
-        reading, second_level, data = (ir.IntType(32)(n) for n in (0, 2, 1))
-        self.builder.call(function, [place, reading, second_level, data])
 
     def load_integers(self, pointer: ir.Value, index: Any) -> ir.Value:
         """A vector from consecutive integers of the elements' size."""
@@ -195,8 +187,8 @@ def _signature_and_code(
 def aligned_zeros(shape: tuple[int, ...], dtype: Any = np.float64) -> np.ndarray:
     """Zeros that begin with a cache line, so that no vector straddles two."""
     count, size = math.prod(shape), np.dtype(dtype).itemsize
-    room = np.zeros(count + CACHE_LINE // size, dtype)
-    skip = -room.ctypes.data % CACHE_LINE // size
+    room = np.zeros(count + _CACHE_LINE // size, dtype)
+    skip = -room.ctypes.data % _CACHE_LINE // size
     return room[skip : skip + count].reshape(shape)
 
 
