@@ -204,3 +204,16 @@ def test_a_lost_row_makes_its_tiles_log_likelihood_no_number(dtype, lost, weight
         found = softmax.sum_log_likelihoods(largest, total, ones, weighted, TILE_ROWS)
     assert not np.isfinite(found)
     assert softmax.count_lost(largest, total, TILE_ROWS) == 1
+
+
+@both_precisions
+@pytest.mark.parametrize("k", [1, 2, 3, 5, 7, 8, 9, 16, 21])
+@pytest.mark.parametrize("count", [1, 7, 8, 9, 200, TILE_ROWS])
+def test_responsibilities_are_written_row_by_row(k, count, dtype):
+    random = np.random.default_rng(k)
+    values, inverse = random.uniform(size=(TILE_ROWS, k)).astype(dtype), random.uniform(size=TILE_ROWS).astype(dtype)
+    values[:, -1] = np.nan if k > 1 else 0.5  # shows wherever it is written
+    out = np.full(count * k + 9, -1.0)
+    softmax.write_responsibilities(as_tile(values, dtype)[: (k - 1) * TILE_STRIDE + TILE_ROWS], k, inverse, count, out)
+    np.testing.assert_array_equal(out[: count * k].reshape(count, k), (values * inverse[:, None])[:count])
+    assert (out[count * k :] == -1.0).all()

@@ -10,8 +10,16 @@ from numba import prange
 from fastgmm.kernels._jit import RANGE_ROWS, TILE_ROWS, TILE_STRIDE, kernel, parallel_kernel
 from fastgmm.kernels.fetching import place_of
 from fastgmm.kernels.forms import accumulate, log_densities
-from fastgmm.kernels.softmax import count_lost, exponentiate, find_largest, log_sum, sum_log_likelihoods
+from fastgmm.kernels.softmax import (
+    count_lost,
+    exponentiate,
+    find_largest,
+    log_sum,
+    sum_log_likelihoods,
+    write_responsibilities,
+)
 from fastgmm.kernels.tiles import load_tile, load_weights
+from fastgmm.kernels.vectors import rest
 
 # n rows, d features (padded), k components, b = TILE_ROWS rows in a tile
 
@@ -146,9 +154,7 @@ def rows_span(rows, form, first, last, scratch, log_likelihoods, responsibilitie
             log_sum(largest, total, sums)
             _copy(sums, log_likelihoods[start : start + count])
         if responsibilities.size:
-            for i in range(count):
-                for c in range(k):
-                    responsibilities[start + i, c] = densities[c * TILE_STRIDE + i] * inverse[i]
+            write_responsibilities(densities, k, inverse, count, rest(responsibilities, start * k))
     lost[0] = missed
 
 

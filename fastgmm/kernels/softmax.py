@@ -7,7 +7,7 @@ from llvmlite import ir
 from numba.core import cgutils
 from numba.extending import intrinsic
 
-from fastgmm.kernels._jit import COMPILED, SUMS, TILE_ROWS, TILE_STRIDE, kernel
+from fastgmm.kernels._jit import COMPILED, SUMS, TILE_ROWS, TILE_STRIDE, VECTOR_BYTES, kernel
 from fastgmm.kernels.fetching import Fetching
 from fastgmm.kernels.math import EXP_DOUBLE, EXP_SINGLE, exp, log
 from fastgmm.kernels.vectors import INDEX, Emitter, rows_of, void_intrinsic
@@ -20,6 +20,8 @@ _LOGARITHMS = TILE_ROWS // 8
 
 # Vectors of rows that go through an exponential together: the steps of its polynomial wait for each other.
 _VECTORS = 4
+# Rows whose responsibilities are written together, by as many components: a vector's doubles.
+_TURNED_ROWS = VECTOR_BYTES // 8
 
 
 def emit_exp(e: Emitter, arguments: list[ir.Value]) -> list[ir.Value]:
@@ -145,7 +147,60 @@ def _emit_find_largest(e: Emitter, densities: Any, k: Any, largest: Any, where: 
             e.store(b.sext(b.load(label), wide), where, row)
 
 
+def _write_turned(densities, k, inverse, whole, out):
+    """out[i * k + c] = densities[c, i] * inverse[i] for the first `whole` rows, a multiple of _TURNED_ROWS.
+
+    What follows them in `out`, fewer than _TURNED_ROWS elements, may be anything after.
+    """
+    shares = rows_of(densities, k, TILE_ROWS)[:, :whole] * inverse[:whole]
+    out[: whole * k].reshape(whole, k)[:] = shares.T
+
+
+def _turn(b: ir.IRBuilder, vectors: list[ir.Value]) -> list[ir.Value]:
+    """Transpose a square of vectors: interleave halves as often as the side has powers of two."""
+    side = len(vectors)
+    order = ir.VectorType(ir.IntType(32), side)
+    low, high = (ir.Constant(order, [i // 2 + start + i % 2 * side for i in range(side)]) for start in (0, side // 2))
+    for _ in range(side.bit_length() - 1):
+        pairs = list(zip(vectors[: side // 2], vectors[side // 2 :], strict=True))
+        vectors = [b.shuffle_vector(x, y, half) for x, y in pairs for half in (low, high)]
+    return vectors
+
+
+def _emit_write_turned(e: Emitter, densities: Any, k: Any, inverse: Any, whole: Any, out: Any) -> None:
+    b = e.builder
+    several, doubles = (ir.VectorType(element, _TURNED_ROWS) for element in (e.element, ir.DoubleType()))
+
+    def load(values: Any, index: ir.Value) -> ir.Value:
+        return b.load(b.bitcast(e.at(values, index), several.as_pointer()), align=e.bytes)
+
+    def block(first: ir.Value, i: ir.Value, scale: ir.Value) -> None:
+        last = b.sub(k, INDEX(1))
+        shares = []
+        for step in range(_TURNED_ROWS):
+            c = b.add(first, INDEX(step))
+            c = b.select(b.icmp_signed("<", c, last), c, last)  # beyond the last it again, as there may be no memory
+            share = b.fmul(load(densities, b.add(b.mul(c, INDEX(TILE_STRIDE)), i)), scale)
+            shares.append(share if e.bytes == 8 else b.fpext(share, doubles))
+        for row, values in enumerate(_turn(b, shares)):
+            where = e.at(out, b.add(b.mul(b.add(i, INDEX(row)), k), first))
+            b.store(values, b.bitcast(where, doubles.as_pointer()), align=8)
+
+    side = INDEX(_TURNED_ROWS)
+    blocks = b.udiv(b.sub(k, INDEX(1)), side)  # but for the last
+    with cgutils.for_range_slice(b, INDEX(0), whole, side, inc=True) as (i, _):
+        scale = load(inverse, i)
+        # The last first, as what it writes beyond its row is the beginning of the next.
+        block(b.mul(blocks, side), i, scale)
+        with cgutils.for_range(b, blocks) as loop:
+            block(b.mul(loop.index, side), i, scale)
+
+
 if COMPILED:
+
+    @intrinsic
+    def _write_turned(typing_context, densities, k, inverse, whole, out):
+        return void_intrinsic(_emit_write_turned, densities, k, inverse, whole, out)
 
     @intrinsic
     def _find_largest(typing_context, densities, k, largest, where):
@@ -178,6 +233,17 @@ def exponentiate(densities, k, largest, total, inverse, ahead):
         _exponentiate_pair(densities, largest, total, inverse, address, size)
     else:
         _exponentiate(densities, k, largest, total, inverse, address, size)
+
+
+@kernel(inline=True)
+def write_responsibilities(densities, k, inverse, count, out):
+    """out[i * k + c] = densities[c, i] * inverse[i] for `count` rows of a tile, from what `exponentiate` left."""
+    beyond = -k % _TURNED_ROWS  # elements that the last of `whole` rows may write into the following
+    whole = max(0, count - (beyond + k - 1) // k) // _TURNED_ROWS * _TURNED_ROWS
+    _write_turned(densities, k, inverse, whole, out)
+    for i in range(whole, count):
+        for c in range(k):
+            out[i * k + c] = densities[c * TILE_STRIDE + i] * inverse[i]
 
 
 @kernel
