@@ -14,6 +14,8 @@ HEAVY = "Sample weights are too large: their sum overflows. Divide them by their
 
 def is_dask(X: Any) -> bool:
     """Whether X is a collection of Dask's; nothing is imported to find out."""
+    if type(X) is np.ndarray:
+        return False
     return any(base.__module__.partition(".")[0] == "dask" for base in type(X).__mro__)
 
 

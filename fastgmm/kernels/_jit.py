@@ -475,5 +475,5 @@ def threads(n_jobs: int | None) -> Iterator[int]:
         with _working():
             yield wanted
     finally:
-        if numba.get_num_threads() != before:
+        if wanted != before:
             numba.set_num_threads(before)

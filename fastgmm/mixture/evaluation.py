@@ -36,7 +36,7 @@ def evaluate(
     source = open_rows(rows, missing=missing)
     wanted = {"log_likelihoods": log_likelihoods, "responsibilities": responsibilities, "labels": labels}
     # Numba takes arrays that cannot be written for another type, and would compile the pass for them as well.
-    parameters = Parameters(*(part.copy() for part in parameters))
+    parameters = Parameters(*(part if part.flags.writeable else part.copy() for part in parameters))
     out = source.map(source.form(structure, parameters, single), **wanted)
     if out.lost:
         if check is not None:
