@@ -1,15 +1,30 @@
 """The door: what users pass in becomes checked arrays, without copying what need not be copied."""
 
 import contextlib
-from collections.abc import Iterator
-from typing import Any
+import functools
+from collections.abc import Callable, Iterator
+from typing import Any, TypeVar
 
 import numpy as np
+from sklearn import get_config
 from sklearn.utils import check_random_state
 from sklearn.utils.validation import _check_sample_weight, assert_all_finite, check_array, validate_data
 
 _FLOATS = frozenset({np.dtype(np.float64), np.dtype(np.float32)})
+_Method = TypeVar("_Method", bound=Callable[..., Any])
 HEAVY = "Sample weights are too large: their sum overflows. Divide them by their mean."
+
+
+def validated(method: _Method) -> _Method:
+    """Have an estimator's parameters checked before a method, unless scikit-learn is configured not to."""
+
+    @functools.wraps(method)
+    def run(estimator: Any, *args: Any, **kwargs: Any) -> Any:
+        if not get_config()["skip_parameter_validation"]:
+            estimator._validate_params()
+        return method(estimator, *args, **kwargs)
+
+    return run  # type: ignore[return-value]
 
 
 def is_dask(X: Any) -> bool:

@@ -9,13 +9,13 @@ from numbers import Integral, Real
 from typing import Any
 
 import numpy as np
-from sklearn.base import BaseEstimator, DensityMixin, _fit_context
+from sklearn.base import BaseEstimator, DensityMixin
 from sklearn.utils._param_validation import HasMethods, Interval, StrOptions, validate_parameter_constraints
 from sklearn.utils.validation import check_is_fitted
 
 from fastgmm import criteria
 from fastgmm.covariance import STRUCTURES, Parameters, Prior, count_parameters
-from fastgmm.data import check_random, check_rows, check_weights, computes_in_float64, is_dask
+from fastgmm.data import check_random, check_rows, check_weights, computes_in_float64, is_dask, validated
 from fastgmm.em import engine, online
 from fastgmm.em.accelerate import PACES
 from fastgmm.em.errors import step_failed, unchanged_on_error
@@ -279,7 +279,7 @@ default="kmeans"
             if value is not default:
                 (_validate_plain if type(value) in _PLAIN else _validate)(name, value)
 
-    @_fit_context(prefer_skip_nested_validation=True)
+    @validated
     def fit(self, X: Any, y: Any = None, sample_weight: Any = None) -> "GaussianMixture":
         """Estimate the mixture by expectation-maximisation.
 
@@ -323,7 +323,7 @@ default="kmeans"
         self._fit(X, sample_weight)
         return self
 
-    @_fit_context(prefer_skip_nested_validation=True)
+    @validated
     def fit_chunks(self, source: Any, *, sample_weight: Any = None) -> "GaussianMixture":
         """Estimate the mixture from rows that come in blocks, in memory that does not grow with their number.
 
@@ -403,7 +403,7 @@ default="kmeans"
         if names is not None:
             self.feature_names_in_ = np.asarray(names, dtype=object)
 
-    @_fit_context(prefer_skip_nested_validation=True)
+    @validated
     def fit_predict(self, X: Any, y: Any = None, sample_weight: Any = None) -> Any:
         """Fit, and return the most probable component of each row, shape (n,); the same as fit(X).predict(X)."""
         rows, missing = self._fit(X, sample_weight)
@@ -430,7 +430,7 @@ default="kmeans"
             warnings.warn(message, category, stacklevel=4)
         return rows, missing
 
-    @_fit_context(prefer_skip_nested_validation=True)
+    @validated
     def partial_fit(self, X: Any, y: Any = None, sample_weight: Any = None) -> "GaussianMixture":
         """Learn from some more rows of a stream, which are read once: stepwise online EM.
 

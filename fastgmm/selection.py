@@ -9,7 +9,7 @@ from numbers import Integral, Real
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
-from sklearn.base import BaseEstimator, DensityMixin, _fit_context
+from sklearn.base import BaseEstimator, DensityMixin
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils import check_random_state
 from sklearn.utils._param_validation import Interval, StrOptions
@@ -17,7 +17,7 @@ from sklearn.utils.validation import check_is_fitted
 
 from fastgmm import criteria
 from fastgmm.covariance import ALIASES, STRUCTURES, Prior, count_parameters
-from fastgmm.data import check_rows, check_weights, computes_in_float64, is_dask
+from fastgmm.data import check_rows, check_weights, computes_in_float64, is_dask, validated
 from fastgmm.em.errors import DegenerateFitError, unchanged_on_error
 from fastgmm.em.fit import check_observed, open_partitions, search_rows, search_sample
 from fastgmm.em.initialise import STARTS, Start
@@ -176,7 +176,7 @@ class GaussianMixtureIC(DensityMixin, BaseEstimator):
         tags.input_tags.allow_nan = self.missing == "em"
         return tags
 
-    @_fit_context(prefer_skip_nested_validation=True)
+    @validated
     def fit(self, X: Any, y: Any = None, sample_weight: Any = None) -> "GaussianMixtureIC":
         """Fit all models and choose the best.
 
@@ -207,7 +207,7 @@ class GaussianMixtureIC(DensityMixin, BaseEstimator):
         self._fit(X, sample_weight)
         return self
 
-    @_fit_context(prefer_skip_nested_validation=True)
+    @validated
     def fit_predict(self, X: Any, y: Any = None, sample_weight: Any = None) -> np.ndarray:
         """Fit, and return the best model's most probable component of each row, shape (n,)."""
         self._fit(X, sample_weight)

@@ -88,8 +88,8 @@ def test_the_lowest_is_chosen(criterion):
 
 
 def test_k_means_is_done_once_a_size(monkeypatch):
-    calls, kmeans = [], initialise._kmeans
-    monkeypatch.setattr(initialise, "_kmeans", lambda sample, k, random: calls.append(k) or kmeans(sample, k, random))
+    calls, kmeans = [], initialise.kmeans
+    monkeypatch.setattr(initialise, "kmeans", lambda sample, k, random: calls.append(k) or kmeans(sample, k, random))
     choose((1, 3), n_init=2)
     assert calls == [1, 1, 2, 2, 3, 3]
     GaussianMixture(2).fit(X)
