@@ -223,3 +223,8 @@ def test_no_cluster_is_merged_with_itself():
     ]
     pairs = module._pairs_to_merge(module.Clustering(centres, np.ones(30), np.empty(0), 1.0), np.empty(0, int))
     assert len(pairs) >= 10 and all(one != other for one, other in pairs)
+
+
+def test_clusters_too_far_apart_for_squares_are_left_as_they_are():
+    centres = 1e160 * np.arange(70.0)[:, None]
+    assert module._pairs_to_merge(module.Clustering(centres, np.ones(70), np.empty(0), 0.0), np.arange(10)) == []

@@ -159,6 +159,8 @@ def _pairs_to_merge(clustering: Clustering, spared: np.ndarray) -> list[tuple[in
     others = np.setdiff1d(np.arange(len(clustering.centres)), spared)
     centres, counts = clustering.centres[others], clustering.counts[others]
     steps, found = KDTree(centres).query(centres, 2)
+    if not math.isfinite(steps.max()):  # squares overflow between clusters, if not within
+        return []
     ones = np.arange(len(others))
     aside = np.where(found[:, 1] == ones, 0, 1)  # itself is the first it finds, unless another is at the same place
     neighbours, steps = found[ones, aside], steps[ones, aside]
