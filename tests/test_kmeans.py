@@ -98,7 +98,7 @@ def test_an_empty_cluster_moves_to_the_farthest_row():
     assert (np.abs(centres - 500.0).max(axis=1) < 1e-9).any()
 
 
-@pytest.mark.parametrize("k", [2, 9, 40, 70])
+@pytest.mark.parametrize("k", [2, 9, 40, pytest.param(70, marks=pytest.mark.compiled)])
 def test_lloyd_may_be_interrupted_without_a_trace(k, monkeypatch):
     """Looks for an interrupt after each iteration change nothing, also where centres are deserted."""
     rows = np.concatenate([X, np.repeat([[500.0, 500.0], [-500.0, 0.0]], 30, axis=0)])
@@ -133,6 +133,7 @@ def test_separate_blobs_are_found():
     assert adjusted_rand_score(LABELS, labels) == 1.0
 
 
+MANY = [(100, 4), (200, 3)]
 DATA = {
     "blobs": make_blobs(3000, n_features=2, centers=6, cluster_std=1.5, random_state=0)[0],
     "many features": make_blobs(2500, n_features=20, centers=8, cluster_std=3.0, random_state=1)[0],
@@ -152,7 +153,7 @@ def test_inertia_is_at_least_as_good_as_scikit_learns(name):
     assert np.mean(ours) < 1.01 * np.mean(theirs)
 
 
-@pytest.mark.parametrize(("k", "d"), [(64, 2), (100, 4), (200, 3)])
+@pytest.mark.parametrize(("k", "d"), [(64, 2), *(pytest.param(*kd, marks=pytest.mark.compiled) for kd in MANY)])
 def test_of_many_clusters_all_are_found(k, d):
     """Lloyd's iterations by themselves leave some in one and halve others."""
     rows, corners = grid(k, d)
@@ -161,6 +162,7 @@ def test_of_many_clusters_all_are_found(k, d):
     assert KMeans(k, n_init=1, random_state=0).fit(rows).inertia_ > 1.05 * expected
 
 
+@pytest.mark.compiled
 def test_exchanges_never_raise_the_inertia():
     rows, few = np.random.default_rng(0).standard_t(2.0, size=(700, 3)), 70
     for seed in range(5):
