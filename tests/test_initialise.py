@@ -100,6 +100,10 @@ def test_kmeans_start_on_duplicated_points_is_sharp(covariance_type):
     assert start("kmeans", rows, k=2, covariance_type=covariance_type, reg_covar=0.0).failed >= 0
 
 
+def test_a_kmeans_start_on_fewer_distinct_rows_than_components_is_sound():
+    assert start("kmeans", np.repeat(X[:3], 5, axis=0), k=8).failed == -1
+
+
 @pytest.mark.parametrize("init_params", ["kmeans", "k-means++"])
 def test_large_data_are_subsampled(monkeypatch, init_params):
     """Seeds are looked for among some rows only, different ones, by the random state."""

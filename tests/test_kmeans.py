@@ -120,9 +120,8 @@ def test_fewer_distinct_rows_than_centres_end(distinct, k):
 def grid(k, d, rows_of_each=16, seed=0):
     """Round clusters of equal size at k random corners of a wide lattice, in random order."""
     random = np.random.default_rng(seed)
-    corners = 10.0 * random.permutation(
-        np.stack(np.meshgrid(*[np.arange(-(-(k ** (1 / d)) // 1))] * d), -1).reshape(-1, d)
-    )
+    side = np.arange(np.ceil(k ** (1 / d)))
+    corners = 10.0 * random.permutation(np.stack(np.meshgrid(*[side] * d), axis=-1).reshape(-1, d))
     rows = np.repeat(corners[:k], rows_of_each, axis=0)
     return random.permutation(rows + random.normal(size=rows.shape)), corners[:k]
 

@@ -177,7 +177,5 @@ def _pairs_to_merge(clustering: Clustering, spared: np.ndarray) -> list[tuple[in
 
 def _pick(sample: Sample, among: np.ndarray, random: np.random.RandomState) -> np.ndarray:
     """One of the rows at random, by weight."""
-    rows = np.flatnonzero(among)
-    ends = sample.weights[rows].cumsum()
-    found = np.searchsorted(ends, random.uniform() * ends[-1], side="right")
-    return sample.rows[rows[min(int(found), len(rows) - 1)]]
+    rows = ArrayRows(sample.rows[among], sample.weights[among])
+    return rows.take(rows.draw(random.uniform(size=1)))[0]

@@ -12,9 +12,7 @@ from numba.core import cgutils
 from numba.extending import intrinsic
 
 from fastgmm.kernels._jit import COMPILED, TILE_ROWS, kernel
-from fastgmm.kernels.vectors import INDEX
-
-CACHE_LINE = 64  # bytes
+from fastgmm.kernels.vectors import CACHE_LINE, INDEX
 
 
 def emit_fetch(b: ir.IRBuilder, address: ir.Value) -> None:

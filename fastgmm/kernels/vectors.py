@@ -18,7 +18,7 @@ from numba.extending import intrinsic
 from fastgmm.kernels._jit import COMPILED, TILE_STRIDE, VECTOR_BYTES
 
 INDEX = ir.IntType(64)
-_CACHE_LINE = 64  # bytes
+CACHE_LINE = 64  # bytes
 
 
 def spread(builder: ir.IRBuilder, scalar: ir.Value, lanes: int) -> ir.Value:
@@ -187,8 +187,8 @@ def _signature_and_code(
 def aligned_zeros(shape: tuple[int, ...], dtype: Any = np.float64) -> np.ndarray:
     """Zeros that begin with a cache line, so that no vector straddles two."""
     count, size = math.prod(shape), np.dtype(dtype).itemsize
-    room = np.zeros(count + _CACHE_LINE // size, dtype)
-    skip = -room.ctypes.data % _CACHE_LINE // size
+    room = np.zeros(count + CACHE_LINE // size, dtype)
+    skip = -room.ctypes.data % CACHE_LINE // size
     return room[skip : skip + count].reshape(shape)
 
 
