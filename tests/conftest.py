@@ -54,6 +54,6 @@ def kernels_only(tmp_path):
     copy = tmp_path / "copy" / "fastgmm"
     (copy / "kernels").mkdir(parents=True)
     (copy / "__init__.py").touch()
-    for name in ("__init__", "_jit", "_notice", "fetching", "math", "softmax", "tiles", "vectors"):
+    for name in ("__init__", "_collector", "_jit", "_notice", "fetching", "math", "softmax", "tiles", "vectors"):
         shutil.copy(kernels / f"{name}.py", copy / "kernels")
     return copy.parent

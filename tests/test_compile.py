@@ -245,10 +245,10 @@ def test_the_line_about_compiling_is_written_apart_from_bars(monkeypatch, caplog
 
     bars = SimpleNamespace(external_write_mode=external_write_mode)
     monkeypatch.setitem(sys.modules, "tqdm", SimpleNamespace(tqdm=bars))
-    CompilingNotice(None)._say()
+    CompilingNotice(set(), None)._say()
     assert events == [0, 1]
     monkeypatch.delitem(sys.modules, "tqdm")
-    CompilingNotice(None)._say()
+    CompilingNotice(set(), None)._say()
     assert len(caplog.records) == 2
 
 

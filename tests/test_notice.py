@@ -31,9 +31,7 @@ def compiling(function):
 @pytest.fixture
 def notice(monkeypatch):
     monkeypatch.setattr(_notice, "PATIENCE", PATIENCE)
-    notice = _notice.CompilingNotice(Path("folder"))
-    notice.kernels.add(ours)
-    return notice
+    return _notice.CompilingNotice({ours}, Path("folder"))
 
 
 def compile_for(notice, function, seconds):

@@ -27,6 +27,7 @@ from numba.core.imputils import builtin_registry
 from numba.core.registry import cpu_target
 from numba.extending import overload
 
+from fastgmm.kernels._collector import RareCollections, without_collecting
 from fastgmm.kernels._notice import CompilingNotice
 
 # Rows of a tile. 256 rows of 8 features and their 8 log-densities fill half of a first-level cache, and the
@@ -120,15 +121,17 @@ def _find_cache_folder() -> Path | None:
 
 
 CACHE_FOLDER = _find_cache_folder() if COMPILED else None
-_notice = CompilingNotice(CACHE_FOLDER)
+_kernels: set[Callable[..., Any]] = set()
+_notice, _rarely = CompilingNotice(_kernels, CACHE_FOLDER), RareCollections(_kernels)
 event.register("numba:compile", _notice)
+event.register("numba:compile", _rarely)
 
 
 def _njit(function: Callable[..., Any], *signatures: Any, **options: Any) -> Any:
     """Compile with the house's options, cached in our own stamped folder where there is one."""
     options.setdefault("nogil", True)
     options.setdefault("error_model", "numpy")  # a check for zero divisors keeps LLVM from vectorising
-    _notice.kernels.add(function)
+    _kernels.add(function)
     if CACHE_FOLDER is None:
         return numba.njit(*signatures, **options)(function)
     before = config.CACHE_DIR
@@ -283,21 +286,6 @@ def parallel_kernel(function: Callable[..., None]) -> ParallelKernel:
     return ParallelKernel(function)
 
 
-@contextlib.contextmanager
-def without_collecting() -> Iterator[None]:
-    """Let Numba do something small without Python's garbage collector, which would go through all it makes thrice.
-
-    Not for what takes seconds, which leaves much to collect.
-    """
-    collecting = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if collecting:
-            gc.enable()
-
-
 @functools.cache
 def set_up_numba() -> None:
     """Have Numba load what it knows before it first compiles a kernel or finds one in its cache.
@@ -377,6 +365,7 @@ def _after_fork() -> None:
     global _forked, _parallel_entry
     _forked = True
     _notice.forget()
+    _rarely.forget()
     _parallel_entry = threading.Lock()
     _at_work.clear()
 

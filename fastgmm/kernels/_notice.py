@@ -5,7 +5,7 @@ import logging
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Set
 from pathlib import Path
 from typing import Any
 
@@ -20,17 +20,19 @@ logger = logging.getLogger("fastgmm")
 class CompilingNotice(event.Listener):  # type: ignore[misc]
     """Says that kernels are being compiled once that has taken `PATIENCE` seconds.
 
-    Only functions in `kernels` count: what users compile is theirs to know of. Numba holds its compiler lock while
+    Only `kernels` count: what users compile is theirs to know of. Numba holds its compiler lock while
     it calls a listener, so no two threads are in here at once. Code that comes from the cache is no event at all.
 
     Parameters
     ----------
+    kernels : set of callable
+        Our functions, compiled and yet to be.
     folder : Path or None
         Where compiled kernels are kept, None for nowhere.
     """
 
-    def __init__(self, folder: Path | None) -> None:
-        self.kernels: set[Callable[..., Any]] = set()
+    def __init__(self, kernels: Set[Callable[..., Any]], folder: Path | None) -> None:
+        self._kernels = kernels
         self._folder = folder
         self._said = False
         self._spent = 0.0
@@ -44,7 +46,7 @@ class CompilingNotice(event.Listener):  # type: ignore[misc]
 
     def on_start(self, event: Any) -> None:
         """Count the seconds from the outermost kernel on."""
-        if self._said or event.data["dispatcher"].py_func not in self.kernels:
+        if self._said or event.data["dispatcher"].py_func not in self._kernels:
             return
         self._depth += 1
         if self._depth == 1:
@@ -55,7 +57,7 @@ class CompilingNotice(event.Listener):  # type: ignore[misc]
 
     def on_end(self, event: Any) -> None:
         """Stop counting when the outermost kernel is done."""
-        if self._depth == 0 or event.data["dispatcher"].py_func not in self.kernels:
+        if self._depth == 0 or event.data["dispatcher"].py_func not in self._kernels:
             return
         self._depth -= 1
         if self._depth == 0 and self._timer is not None:

@@ -4,6 +4,8 @@ import numpy as np
 
 from fastgmm.kernels._jit import SUMS, kernel
 
+_EPS = float(np.finfo(np.float64).eps)
+
 
 @kernel(flags=SUMS)
 def dot(a, b, size):
@@ -34,7 +36,7 @@ def cholesky(matrix, floors, lower):
             lower[i, j] = (matrix[i, j] - dot(lower[i], lower[j], j)) / lower[j, j]
             lower[j, i] = 0.0
         pivot = matrix[i, i] - dot(lower[i], lower[i], i)
-        smallest = max(floors[i], (i + 1) * np.finfo(np.float64).eps * matrix[i, i])
+        smallest = max(floors[i], (i + 1) * _EPS * matrix[i, i])
         if not (smallest < pivot < np.inf):
             return False
         lower[i, i] = np.sqrt(pivot)

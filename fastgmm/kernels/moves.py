@@ -63,6 +63,14 @@ def uniforms_of(noise, d):
 
 
 @kernel(flags=SEPARATE)
+def copy(terms, k, out):
+    """out = terms, k for each lane."""
+    # Slice assignment would compile the text of its own error message: a second of a first call.
+    for i in range(k * TILE_STRIDE):
+        out[i] = terms[i]
+
+
+@kernel(flags=SEPARATE)
 def subtract(x, y, d, lanes, out):
     """out = x - y, lane by lane."""
     for j in range(d):
@@ -264,7 +272,7 @@ def mixture_local(x, lanes, noise, candidate, log_q_ratio, work, packed):
     total, running, chosen = feature(largest, 1), feature(largest, 2), feature(largest, 3)
     before, step, scratch = feature(largest, 4), feature(largest, 5), feature(largest, 5 + d)
     component_densities(packed, x, lanes, scratch, weights)
-    shares[: k * TILE_STRIDE] = weights[: k * TILE_STRIDE]
+    copy(weights, k, shares)
     exponentiate(shares, k, lanes, largest, total)
     choose(shares, k, total, uniforms_of(noise, d), lanes, running, chosen)
     multiply_chosen(lowers, k, chosen, noise, d, lanes, candidate)
@@ -274,7 +282,7 @@ def mixture_local(x, lanes, noise, candidate, log_q_ratio, work, packed):
             y[i] = fma(scale, y[i], start[i])
     subtract(candidate, x, d, lanes, step)  # what is left of the step after rounding
     step_densities(packed, step, lanes, scratch, steps)
-    shares[: k * TILE_STRIDE] = steps[: k * TILE_STRIDE]
+    copy(steps, k, shares)
     log_mean(shares, weights, k, lanes, largest, before)
     component_densities(packed, candidate, lanes, scratch, weights)
     log_mean(steps, weights, k, lanes, largest, log_q_ratio)

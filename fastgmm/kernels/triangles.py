@@ -208,7 +208,7 @@ def add_scatter(x, size, share, weighted, first, second):
 
     `weighted` holds BLOCK_ROWS features.
     """
-    j = 0
+    j = np.int64(0)  # of a literal Numba would compile `add_products` twice, once for nothing
     while j < size:
         height = BLOCK_ROWS if size - j >= BLOCK_ROWS else min(2, size - j)
         features, sums, products = rest(x, j * TILE_STRIDE), rest(first, j), rest(second, j * size + j)

@@ -18,7 +18,8 @@ from numba.core.compiler_lock import global_compiler_lock
 from numba.core.registry import cpu_target
 from numba.core.typing import fold_arguments
 
-from fastgmm.kernels._jit import TILE_STRIDE, without_collecting
+from fastgmm.kernels._collector import without_collecting
+from fastgmm.kernels._jit import TILE_STRIDE
 from fastgmm.kernels.calls import DENSITY
 from fastgmm.kernels.vectors import INDEX
 

@@ -17,13 +17,13 @@ from numba.core.registry import cpu_target
 
 from fastgmm.covariance import STRUCTURES
 from fastgmm.kernels import lanes as kernels
+from fastgmm.kernels._collector import without_collecting
 from fastgmm.kernels._jit import (
     COMPILED,
     TILE_ROWS,
     TILE_STRIDE,
     kernel_with_signature,
     set_up_numba,
-    without_collecting,
 )
 from fastgmm.kernels.calls import DENSITY, address_of
 from fastgmm.kernels.lanes import LANES
