@@ -216,6 +216,7 @@ def fit(structure="full", k=3, rows=OVERLAPPING, **options):
         return GaussianMixture(k, **(defaults | options)).fit(rows)
 
 
+@pytest.mark.compiled
 @pytest.mark.parametrize("structure", reference.DISTINCT)
 @pytest.mark.parametrize("options", [{"reg_covar": 0.0}, {"prior": "default"}], ids=["likelihood", "prior"])
 def test_an_accelerated_fit_climbs_to_the_same_top_in_fewer_passes(structure, options):

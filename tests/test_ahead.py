@@ -77,7 +77,7 @@ def same(one, other, chain=0):
 
 
 @pytest.mark.parametrize("name", DENSITIES)
-@pytest.mark.parametrize("d", [1, 2, 10])
+@pytest.mark.parametrize("d", [1, 2, pytest.param(10, marks=pytest.mark.compiled)])
 @pytest.mark.parametrize("thin", [1, 2, 7])
 def test_a_chain_is_the_same_that_looks_ahead_that_does_not_and_in_company(looks_ahead, name, d, thin):
     def drawn(chains, adapt="ram", draws=STEPS):
@@ -115,6 +115,7 @@ def test_blocks_may_be_cut_anywhere(monkeypatch, looks_ahead, first_block, secon
     same(sample(smooth, [0.0, 0.0], STEPS, args=(0.0, 1.0), chains=1, seed=1), expected)
 
 
+@pytest.mark.compiled
 def test_two_chains_on_two_threads_look_ahead_each(looks_ahead):
     looks_ahead(True)
     both = sample(smooth, [0.0], STEPS, args=(0.0, 1.0), chains=2, seed=1, n_jobs=2)
@@ -292,6 +293,7 @@ def test_an_exception_from_object_mode_is_dropped_but_an_interrupt_is_not():
     assert not errors
 
 
+@pytest.mark.compiled
 def test_where_it_is_not_tried(monkeypatch):
     """Several chains in a group, several moves, arithmetic that depends on how many lanes there are."""
     decided = []

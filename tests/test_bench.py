@@ -23,6 +23,8 @@ from bench.densities import DENSITIES  # noqa: E402
 from bench.problems import PROBLEMS, Problem, dense_covariances, make_rows, make_start  # noqa: E402
 from bench.workers import Run  # noqa: E402
 
+pytestmark = pytest.mark.compiled  # workers are measured, and interpreted ones take long to say nothing
+
 STRUCTURES = peers.ALL_STRUCTURES
 SMALL = Problem("S", 400, 3, 2, "full")
 

@@ -209,6 +209,7 @@ print(hashlib.sha256(values.tobytes()).hexdigest())
 """
 
 
+@pytest.mark.compiled
 def test_same_bits_compiled_and_not_and_no_warning(monkeypatch):
     folder = str(Path(fastgmm.__file__).parent.parent)
     program = f"import sys; sys.path.insert(0, {folder!r})\n{BITS}"

@@ -211,6 +211,7 @@ def test_the_stated_power_is_there(seed):
     assert "KS" in {test.test for test in report.failures}
 
 
+@pytest.mark.compiled
 def test_false_alarms_are_as_rare_as_stated():
     """At a rate of 0.05, of 100 checks of what changes nothing some 5 fail at most; 14 or more by a chance of 1e-3."""
 
@@ -223,6 +224,7 @@ def test_false_alarms_are_as_rare_as_stated():
     assert failed <= 13
 
 
+@pytest.mark.compiled
 def test_asymmetry_is_found_where_the_distribution_stays():
     """A rotation: each position is exact, but there is no way back."""
     circle = Mixture([1.0], [[0.0, 0.0]], [1.0], "spherical")

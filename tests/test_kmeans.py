@@ -75,6 +75,7 @@ def test_lloyd_agrees_with_scikit_learn_from_the_same_centres():
     np.testing.assert_allclose(found, expected.cluster_centers_, atol=0.1)
 
 
+@pytest.mark.compiled
 def test_lloyd_is_as_good_as_scikit_learns_over_seeds():
     rows = make_blobs(200, n_features=2, centers=6, cluster_std=1.5, random_state=0)[0]
     ours = [found_in(rows, 6, seed)[1] for seed in range(15)]
@@ -98,7 +99,7 @@ def test_an_empty_cluster_moves_to_the_farthest_row():
     assert (np.abs(centres - 500.0).max(axis=1) < 1e-9).any()
 
 
-@pytest.mark.parametrize("k", [2, 9, 40, pytest.param(70, marks=pytest.mark.compiled)])
+@pytest.mark.parametrize("k", [2, 9, *(pytest.param(k, marks=pytest.mark.compiled) for k in (40, 70))])
 def test_lloyd_may_be_interrupted_without_a_trace(k, monkeypatch):
     """Looks for an interrupt after each iteration change nothing, also where centres are deserted."""
     rows = np.concatenate([X, np.repeat([[500.0, 500.0], [-500.0, 0.0]], 30, axis=0)])

@@ -351,6 +351,7 @@ def test_the_picture_has_a_line_for_every_structure():
         found.plot("bits")
 
 
+@pytest.mark.compiled
 @pytest.mark.filterwarnings("ignore")
 def test_scikit_learns_checks():
     check_estimator(GaussianMixtureIC((1, 2), covariance_type=["full", "EII"], random_state=0))

@@ -92,6 +92,7 @@ def test_jobs_are_counted_as_scikit_learn_counts_them(monkeypatch):
     assert count_threads(-(10**6)) == count_threads(1) == 1
 
 
+@pytest.mark.compiled
 def test_worker_processes_search_a_grid():
     rows = make_rows(n=600 if COMPILED else 100)
     grid = {"n_components": [1, 2]}
