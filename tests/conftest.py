@@ -46,6 +46,17 @@ def shared_passes(request, monkeypatch):
 
 
 @pytest.fixture
+def openmp_anew(monkeypatch):
+    """OMP_NUM_THREADS, unset, is read again in the test, and again after it."""
+    from fastgmm.kernels import _jit  # not before the folder is set
+
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    _jit._openmp_threads.cache_clear()
+    yield
+    _jit._openmp_threads.cache_clear()
+
+
+@pytest.fixture
 def kernels_only(tmp_path):
     """A copy of the package with a few kernels and nothing to import beside them."""
     import fastgmm  # not before the folder is set

@@ -190,7 +190,7 @@ if __name__ == "__main__":
     ("asked", "own", "threads"),
     [("1", None, 1), (" 1, 2", None, 1), ("1", "2", 2), ("", None, 2), ("many", None, 2), ("64", None, 2)],
 )
-def test_openmps_variable_counts_where_numbas_does_not(monkeypatch, asked, own, threads):
+def test_openmps_variable_counts_where_numbas_does_not(openmp_anew, monkeypatch, asked, own, threads):
     monkeypatch.setenv("OMP_NUM_THREADS", asked)
     monkeypatch.delenv("NUMBA_NUM_THREADS", raising=False)
     if own:

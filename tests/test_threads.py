@@ -83,8 +83,7 @@ def test_no_jobs_at_all_is_an_error():
         estimator(n_jobs=0).fit(make_rows())
 
 
-def test_jobs_are_counted_as_scikit_learn_counts_them(monkeypatch):
-    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+def test_jobs_are_counted_as_scikit_learn_counts_them(openmp_anew):
     most = numba.config.NUMBA_NUM_THREADS
     assert count_threads(None) == numba.get_num_threads()
     assert count_threads(-1) == count_threads(most) == count_threads(10**6) == most
