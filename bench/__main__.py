@@ -106,7 +106,10 @@ def _parse(arguments: list[str]) -> argparse.Namespace:
         default=60.0,
         help="seconds of a reference fit after which one seed does (default: 60)",
     )
-    report.add_argument("--results", type=Path, default=RESULTS, metavar="DIR", help="folder of what was measured")
+    report.add_argument(
+        "--results", type=Path, default=RESULTS, metavar="DIR",
+        help="folder of what was measured, and in folders within it what was on other processors",
+    )  # fmt: skip
     compare.add_argument(
         "measured", type=Path, nargs="+", metavar="FILE",
         help="what `python -m pytest bench --benchmark-json FILE` wrote; of several runs the best counts",

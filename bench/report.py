@@ -13,19 +13,26 @@ from bench.peers import EARLIER, FLOAT64_AGREEMENT, OURS, REFERENCE
 BEGIN, END = "<!-- bench:begin -->", "<!-- bench:end -->"
 
 
-def load_results(folder: Path) -> dict[str, dict[str, Any]]:
-    """Return every stored measurement of the full problems by its name, such as `1-thread` or `memory`.
+Stored = dict[str, dict[str, Any]]
 
-    `1-thread-NAME` is what `1-thread` was on another processor, renamed by hand.
-    """
+
+def load_results(folder: Path) -> Stored:
+    """Return every measurement of the full problems in a folder by its name, such as `1-thread` or `memory`."""
     return {
         path.stem.removeprefix("full-"): json.loads(path.read_text(encoding="utf-8"))
         for path in sorted(folder.glob("full-*.json"))
     }
 
 
-def make_report(results: dict[str, dict[str, Any]], chart: str | None = None) -> str:
-    """Return all measurements as Markdown, the EM iterations on one thread first, the others folded away.
+def load_all(folder: Path) -> list[Stored]:
+    """What is stored in the folder, and in folders within it what other processors gave."""
+    return [load_results(folder), *(load_results(each) for each in sorted(folder.iterdir()) if each.is_dir())]
+
+
+def make_report(results: Stored, *others: Stored, chart: str | None = None) -> str:
+    """Return all measurements as Markdown, the EM iterations on one thread first, the rest folded away.
+
+    Of `others`, from other processors, it is EM iterations, fits and predictions.
 
     Raises
     ------
@@ -34,30 +41,24 @@ def make_report(results: dict[str, dict[str, Any]], chart: str | None = None) ->
     """
     if "1-thread" not in results:
         raise ValueError("there are no EM iterations on one thread; run `python -m bench` first")
-    single, fits = results["1-thread"], results.get("fits")
-    parts = [tables.iterations_table(single), describe_run(single)]
-    if chart:
-        parts.insert(0, f"![Times faster than {REFERENCE}, by problem and library]({chart})")
-    parts.append(_fold("All libraries: times faster than " + REFERENCE, _peers_part(single)))
-    for name, each in results.items():
-        if name.startswith("1-thread-"):
-            text = f"{tables.iterations_table(each)}\n\n{describe_run(each)}"
-            parts.append(_fold("EM iterations on another processor", text))
-        if name.endswith("-threads") and not name.startswith("sampling"):
-            parts.append(_fold(f"EM iterations on {each['threads']} threads", _threads_part(each, fits)))
-    if fits:
-        text = "Initialisation included, defaults throughout; medians over seeds, one thread each. " + _machine(fits)
-        parts.append(_fold("Whole fits", f"{tables.fits_table(fits)}\n\n{text}"))
-        text = (
-            f"How many times faster than {REFERENCE}, one thread each; last, how much faster {OURS}'s EM reads "
-            "float32, of rows so wide in every direction that float32 can hold a component's covariance."
-        )
-        parts.append(_fold("Predictions, and float32 rows", f"{tables.predictions_table(fits)}\n\n{text}"))
+    single = results["1-thread"]
+    parts = [f"![Times faster than {REFERENCE}, by problem and library]({chart})"] if chart else []
+    parts += [
+        _iterations_part(single),
+        _fold("All libraries: times faster than " + REFERENCE, _peers_part(single)),
+        *_threads_parts(results),
+        *_fits_parts(results),
+    ]
+    if "fits" in results:
         text = (
             f"How many times as long {OURS}'s EM iteration takes with weights, all 1, the default prior, or a tenth of "
             "the entries missing; one without pays for none of these."
         )
-        parts.append(_fold("Weights, priors and missing entries", f"{tables.options_table(fits)}\n\n{text}"))
+        parts.append(_fold("Weights, priors and missing entries", f"{tables.options_table(results['fits'])}\n\n{text}"))
+    for other in others:
+        there = " on another processor"
+        parts.append(_fold(f"EM iterations{there}", _iterations_part(other["1-thread"])))
+        parts += [*_threads_parts(other, there), *_fits_parts(other, there)]
     if EARLIER in results:
         parts.append(_fold("Plain fits, beside an earlier version", _earlier_part(results[EARLIER])))
     if "panel" in results:
@@ -74,6 +75,28 @@ def make_report(results: dict[str, dict[str, Any]], chart: str | None = None) ->
         parts.append(_fold("Data larger than memory", _chunks_part(results["chunks"])))
     parts += _sampling_parts({name: each for name, each in results.items() if name.startswith("sampling")})
     return "\n\n".join(parts)
+
+
+def _iterations_part(results: dict[str, Any]) -> str:
+    return f"{tables.iterations_table(results)}\n\n{describe_run(results)}"
+
+
+def _threads_parts(results: Stored, where: str = "") -> Iterator[str]:
+    for name, each in results.items():
+        if name.endswith("-threads") and not name.startswith("sampling"):
+            text = f"{tables.threads_table(each, results.get('fits'))}\n\n{describe_run(each)}"
+            yield _fold(f"EM iterations on {each['threads']} threads{where}", text)
+
+
+def _fits_parts(results: Stored, where: str = "") -> Iterator[str]:
+    if fits := results.get("fits"):
+        text = "Initialisation included, defaults throughout; medians over seeds, one thread each. " + _machine(fits)
+        yield _fold(f"Whole fits{where}", f"{tables.fits_table(fits)}\n\n{text}")
+        text = (
+            f"How many times faster than {REFERENCE}, one thread each; last, how much faster {OURS}'s EM reads "
+            "float32, of rows so wide in every direction that float32 can hold a component's covariance."
+        )
+        yield _fold(f"Predictions, and float32 rows{where}", f"{tables.predictions_table(fits)}\n\n{text}")
 
 
 def describe_run(results: dict[str, Any]) -> str:
@@ -116,10 +139,6 @@ def _notes(results: dict[str, Any], name: str) -> str:
     if agreement is not None and agreement != results["agreements"][REFERENCE]:
         notes.append(f"log-likelihoods agreeing to {agreement:g}")
     return f": {'; '.join(notes)}" if notes else ""
-
-
-def _threads_part(results: dict[str, Any], fits: dict[str, Any] | None) -> str:
-    return f"{tables.threads_table(results, fits)}\n\n{describe_run(results)}"
 
 
 def _earlier_part(results: dict[str, Any]) -> str:
@@ -273,8 +292,8 @@ def replace_report(text: str, report: str) -> str:
 
 def write_report(folder: Path, readme: Path, chart: Path) -> str:
     """Put what is stored in `folder` into the README, draw the chart, and return the text."""
-    results = load_results(folder)
-    report = make_report(results, chart.relative_to(readme.parent).as_posix())
+    results, *others = load_all(folder)
+    report = make_report(results, *others, chart=chart.relative_to(readme.parent).as_posix())
     text = replace_report(readme.read_text(encoding="utf-8"), report)
     draw_chart(results["1-thread"], chart)
     readme.write_text(text, encoding="utf-8")

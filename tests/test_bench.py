@@ -137,19 +137,22 @@ def test_report_has_every_part(results):
     other = copy.deepcopy(results) | {"machine": results["machine"] | {"processor": "Q"}}
     stored = {
         "1-thread": results,
-        "1-thread-q": other,
         "2-threads": two,
         "fits": fits_results(results),
         "memory": memory_results(results),
     }
-    text = report.make_report(stored, "bench/charts/speed.png")
+    elsewhere = {"1-thread": other, "2-threads": other | {"threads": 2}, "fits": fits_results(other)}
+    text = report.make_report(stored, elsewhere, chart="bench/charts/speed.png")
     for part in (
         "(bench/charts/speed.png)",
         "256.0 GFLOP/s",
         "1.00 ns",
         "oneDAL 1.0: through daal4py; log-likelihoods agreeing to 0.0001",
-        "on 2 threads",
-        "on another processor",
+        "EM iterations on 2 threads<",
+        "EM iterations on another processor<",
+        "EM iterations on 2 threads on another processor<",
+        "Whole fits on another processor<",
+        "Predictions, and float32 rows on another processor<",
         "ns (`bench/limits.py`). Q; Python",
         "+0.0000 to +0.5000",
         "largest is 9.0 MiB",
@@ -338,17 +341,21 @@ def test_report_is_written(results, tmp_path):
     folder.mkdir()
     (folder / "full-1-thread.json").write_text(json.dumps(results))
     (folder / "quick-1-thread.json").write_text("not read")
+    other = folder / "other"
+    other.mkdir()
+    (other / "full-1-thread.json").write_text(json.dumps(results))
     readme.write_text(f"{report.BEGIN}\n{report.END}\n")
     report.write_report(folder, readme, chart)
     assert "(charts/speed.png)" in readme.read_text()
+    assert "on another processor" in readme.read_text()
     assert chart.read_bytes().startswith(b"\x89PNG")
 
 
 def test_readme_holds_what_is_stored():
     """Nothing in the README's report is typed: what is stored makes the same text."""
-    stored = report.load_results(ROOT / "bench" / "results")
+    stored = report.load_all(ROOT / "bench" / "results")
     text = (ROOT / "README.md").read_text(encoding="utf-8")
-    assert report.replace_report(text, report.make_report(stored, "bench/charts/speed.png")) == text
+    assert report.replace_report(text, report.make_report(*stored, chart="bench/charts/speed.png")) == text
 
 
 def test_operations_and_floor():
