@@ -12,7 +12,8 @@ from bench.problems import Problem, make_rows, make_start
 from fastgmm import GaussianMixture
 from fastgmm.covariance import STRUCTURES, Parameters, flat
 from fastgmm.em.initialise import STARTS
-from fastgmm.kernels._jit import TILE_ROWS, TILE_STRIDE, threads
+from fastgmm.kernels._jit import TILE_ROWS, TILE_STRIDE
+from fastgmm.kernels._threads import threads
 from fastgmm.kernels.math import log
 from fastgmm.kernels.softmax import exponentiate
 from fastgmm.kernels.tiles import load_tile

@@ -36,7 +36,7 @@ from fastgmm.em.initialise import STARTS, Start, sample_rows, start_from_respons
 from fastgmm.em.report import FitReport, StartReport
 from fastgmm.em.watch import import_tqdm
 from fastgmm.exchange import fitted_arrays, fitted_parameters, to_sklearn
-from fastgmm.kernels._jit import threads
+from fastgmm.kernels._threads import threads
 from fastgmm.mixture import Mixture
 from fastgmm.prediction import Predictor, predict_rows, total
 from fastgmm.sources import ArrayRows, ChunkRows, Rows, open_blocks, open_rows

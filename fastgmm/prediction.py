@@ -11,7 +11,7 @@ from sklearn.utils.validation import check_is_fitted
 
 from fastgmm.covariance import STRUCTURES, Parameters
 from fastgmm.data import check_finite, check_out, check_rows, check_weights, is_dask
-from fastgmm.kernels._jit import threads
+from fastgmm.kernels._threads import threads
 from fastgmm.mixture.evaluation import evaluate, keep_largest
 
 _ROWS = 1 << 18  # of a block where only a summary or a cast of each is kept

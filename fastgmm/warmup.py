@@ -16,6 +16,7 @@ import numba
 import numpy as np
 
 from fastgmm import GaussianMixture, Mixture, sample
+from fastgmm.kernels import _jit
 from fastgmm.kernels._jit import CACHE_FOLDER, COMPILED
 from fastgmm.mcmc import Independence, Mixed, MixtureLocal, ModeJump, RandomWalk
 
@@ -63,7 +64,7 @@ def run(structures: Sequence[str] = STRUCTURES, quiet: bool = False) -> None:
     before, started = _count_kernels(folder), time.perf_counter()
     kinds = itertools.product(structures, DTYPES, FEATURES, COMPONENTS, DISTANCES, THREADS)
     cases = [Case(*kind) for kind in kinds]
-    with warnings.catch_warnings(), _unannounced():
+    with warnings.catch_warnings(), _unannounced(), _drivers_at_once():
         warnings.simplefilter("ignore")  # two iterations do not converge
         for case in cases if quiet else _shown(cases):
             _fit(case)
@@ -83,6 +84,17 @@ def _unannounced() -> Iterator[None]:
         yield
     finally:
         logger.disabled = before
+
+
+@contextlib.contextmanager
+def _drivers_at_once() -> Iterator[None]:
+    """What shares passes is compiled as well, however few rows there are."""
+    before = _jit.WORTH_A_DRIVER
+    _jit.WORTH_A_DRIVER = 0
+    try:
+        yield
+    finally:
+        _jit.WORTH_A_DRIVER = before
 
 
 def _require_folder() -> Path:

@@ -38,22 +38,24 @@ def quiet_wrapping():
 
 @pytest.fixture(autouse=True)
 def shared_passes(request, monkeypatch):
-    """Tests of threads need not have so many rows that sharing a pass pays."""
+    """Tests of threads need not have so many rows that sharing a pass pays, and compiling what shares it."""
     if request.node.get_closest_marker("threads"):
-        from fastgmm.sources import array  # not before the folder is set
+        from fastgmm.kernels import _jit  # not before the folder is set
+        from fastgmm.sources import array
 
         monkeypatch.setattr(array, "_WORTH_A_WORKER", 1)
+        monkeypatch.setattr(_jit, "WORTH_A_DRIVER", 0)
 
 
 @pytest.fixture
 def openmp_anew(monkeypatch):
     """OMP_NUM_THREADS, unset, is read again in the test, and again after it."""
-    from fastgmm.kernels import _jit  # not before the folder is set
+    from fastgmm.kernels import _threads  # not before the folder is set
 
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
-    _jit._openmp_threads.cache_clear()
+    _threads._openmp_threads.cache_clear()
     yield
-    _jit._openmp_threads.cache_clear()
+    _threads._openmp_threads.cache_clear()
 
 
 @pytest.fixture
@@ -65,6 +67,7 @@ def kernels_only(tmp_path):
     copy = tmp_path / "copy" / "fastgmm"
     (copy / "kernels").mkdir(parents=True)
     (copy / "__init__.py").touch()
-    for name in ("__init__", "_collector", "_jit", "_notice", "fetching", "math", "softmax", "tiles", "vectors"):
+    few = "fetching", "math", "softmax", "tiles", "vectors"
+    for name in ("__init__", "_cache", "_collector", "_jit", "_notice", *few):
         shutil.copy(kernels / f"{name}.py", copy / "kernels")
     return copy.parent

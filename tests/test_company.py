@@ -13,7 +13,8 @@ import pytest
 from processes import start
 
 import fastgmm
-from fastgmm.kernels._jit import RANGE_ROWS, count_threads
+from fastgmm.kernels._jit import RANGE_ROWS
+from fastgmm.kernels._threads import count_threads
 
 pytestmark = pytest.mark.compiled
 every_layer = pytest.mark.parametrize("company", ["omp", "workqueue"], indirect=True)
@@ -41,17 +42,19 @@ PREAMBLE = f"""
 import json, os, sys, threading, warnings
 import numba, numpy as np
 from fastgmm import GaussianMixture
+from fastgmm.kernels import _jit
 from fastgmm.sources import array
 warnings.simplefilter("ignore")
+_jit.WORTH_A_DRIVER = 0
 ROWS, FITS = {ROWS}, {FITS}
 {ANSWER}
 run_shares, lock, counts = array.run_shares, threading.Lock(), {{"now": 0, "most": 0}}
 
-def counted(driver, share, arguments, workers):
+def counted(driver, share, arguments, workers, work):
     with lock:
         counts["now"] += workers
         counts["most"] = max(counts["most"], counts["now"])
-    run_shares(driver, share, arguments, workers)
+    run_shares(driver, share, arguments, workers, work)
     with lock:
         counts["now"] -= workers
 
@@ -165,7 +168,7 @@ def test_a_dask_worker_of_several_threads_fits_on_each(company, expected):
     found = company(
         """
 from distributed import Client, LocalCluster
-from fastgmm.kernels._jit import count_threads
+from fastgmm.kernels._threads import count_threads
 
 def told_answer(seed):
     before = settings()

@@ -10,6 +10,7 @@ import pytest
 from processes import PACKAGE, machine_code, run, start
 from reference import FAMILIAR
 
+from fastgmm.kernels import _jit, _threads
 from fastgmm.kernels._notice import CompilingNotice
 
 pytestmark = pytest.mark.compiled
@@ -28,12 +29,13 @@ FIT = """
 import numpy as np
 from fastgmm import GaussianMixture
 
-X = np.random.default_rng(0).normal(size=(300, {features}))
+X = np.random.default_rng(0).normal(size=(20_000, {features}))
 GaussianMixture(2, random_state=0, tol=1e9).fit(X).predict(X)
 """
 
 # Features of fits that follow one another, each in a new process, and the most kernels that each may have to compile:
-# all that a first fit needs; then none, as beyond four the number of features is no constant to the compiler.
+# all that a first fit to so few rows needs, and nothing that would share them among threads; then none, as beyond four
+# the number of features is no constant to the compiler.
 MOST_COMPILED = {5: 39, 40: 0}
 
 LOG = """
@@ -328,8 +330,9 @@ def test_sharing_work_compiles_a_share_no_second_time(tmp_path):
     code = """
 import numpy as np
 from fastgmm import Mixture
-from fastgmm.kernels import passes
+from fastgmm.kernels import _jit, passes
 
+_jit.WORTH_A_DRIVER = 0
 mixture = Mixture([0.5, 0.5], [[0.0], [1.0]], [[[1.0]], [[1.0]]])
 mixture.logpdf(np.zeros((300_000, 1)))
 result = [len(passes.rows_parallel._compiled), len(passes.rows_share.signatures)]
@@ -343,6 +346,44 @@ folder = None
     assert compiled == 1
     if drivers:  # more than one thread
         assert {path for path in machine_code(cache) if path.name.startswith("passes.rows_share")} == shares
+
+
+def test_what_shares_passes_is_compiled_when_that_is_repaid(monkeypatch, tmp_path):
+    def driver():
+        return _jit.ParallelKernel(lambda share: None)
+
+    monkeypatch.setattr(_jit, "WORTH_A_DRIVER", 100)
+    monkeypatch.setattr(_jit, "CACHE_FOLDER", tmp_path)
+    new = driver()
+    assert [new.repays(work) for work in (60, 39, 1, 0)] == [False, False, True, True]
+    compiled = driver()
+    compiled._compiled[b"kinds"] = print
+    assert compiled.repays(1)
+    folder = tmp_path / "kernels_of_another_process"
+    folder.mkdir()
+    name = f"test_compile.{new._function.__qualname__}"
+    (folder / f"{name}_too-1.py311.1.nbc").touch()
+    assert not driver().repays(1)
+    (folder / f"{name}-1.py311.1.nbc").touch()
+    assert driver().repays(1)
+
+
+@pytest.mark.parametrize("repaid", [False, True])
+def test_shares_are_run_by_the_driver_or_one_after_the_other(repaid):
+    ran = []
+
+    class Driver:
+        def repays(self, work):
+            return repaid and work == 7
+
+        def __call__(self, share, *arguments):
+            ran.append(arguments)
+
+    _threads.run_shares(Driver(), lambda worker, *arguments: ran.append((worker, *arguments)), ("a", "b"), 2, 7)
+    assert ran == [("a", "b")] if repaid else ran == [(0, "a", "b"), (1, "a", "b")]
+    ran.clear()
+    _threads.run_shares(Driver(), lambda worker, *arguments: ran.append((worker, *arguments)), ("a",), 1, 7)
+    assert ran == [(0, "a")]
 
 
 def test_bodies_chosen_by_class_are_found_by_the_next_process(kernels_only, tmp_path):

@@ -8,7 +8,8 @@ import pytest
 import reference
 
 from fastgmm.kernels import fetching, forms, softmax
-from fastgmm.kernels._jit import COMPILED, TILE_ROWS, TILE_STRIDE, threads
+from fastgmm.kernels._jit import COMPILED, TILE_ROWS, TILE_STRIDE
+from fastgmm.kernels._threads import threads
 from fastgmm.kernels.fetching import fetch, place_of
 from fastgmm.sources import ArrayRows
 

@@ -12,7 +12,8 @@ from fastgmm import GaussianMixture, GaussianMixtureIC, Mixture, criteria
 from fastgmm.covariance import STRUCTURES
 from fastgmm.covariance.prior import flat
 from fastgmm.em import engine
-from fastgmm.kernels._jit import COMPILED, RANGE_ROWS, threads
+from fastgmm.kernels._jit import COMPILED, RANGE_ROWS
+from fastgmm.kernels._threads import threads
 from fastgmm.sources import ArrayRows, IncompleteRows
 from fastgmm.statistics import Statistics
 

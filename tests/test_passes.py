@@ -6,7 +6,8 @@ import reference
 
 from fastgmm.covariance import Parameters
 from fastgmm.kernels import passes
-from fastgmm.kernels._jit import COMPILED, RANGE_ROWS, threads
+from fastgmm.kernels._jit import COMPILED, RANGE_ROWS
+from fastgmm.kernels._threads import threads
 from fastgmm.kernels.forms import scratch_size, sums_size
 from fastgmm.sources import ArrayRows, array
 from fastgmm.statistics import TreeSum

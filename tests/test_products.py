@@ -129,7 +129,7 @@ def test_packing_and_multiplying_by_one_gives_the_matrix_back(d, dtype):
 
 PRODUCTS = {
     "multiply": ("_multiply_", products._make_multiply_strip, [(1,), (2,), (3,)]),
-    "add_products": ("_add_", products._make_add_block, [(r, c) for r in (1, 2, 3, 4) for c in (1, 2, MOST)]),
+    "add_products": ("_add_", products.make_add_block, [(r, c) for r in (1, 2, 3, 4) for c in (1, 2, MOST)]),
 }
 
 

@@ -7,7 +7,8 @@ from sklearn.model_selection import GridSearchCV
 from threadpoolctl import threadpool_info
 
 from fastgmm import DegenerateFitError, GaussianMixture
-from fastgmm.kernels._jit import COMPILED, RANGE_ROWS, count_threads, threads
+from fastgmm.kernels._jit import COMPILED, RANGE_ROWS
+from fastgmm.kernels._threads import count_threads, threads
 
 pytestmark = [pytest.mark.threads, pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")]
 

@@ -13,7 +13,7 @@ import numba
 from fastgmm.covariance import Update
 from fastgmm.em.engine import OnStep, Run
 from fastgmm.em.watch import Watch
-from fastgmm.kernels._jit import parallel_region, threads
+from fastgmm.kernels._threads import parallel_region, threads
 from fastgmm.sources import ArrayRows, Rows, count_shares
 
 Find = Callable[[], Update]

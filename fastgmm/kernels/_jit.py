@@ -1,19 +1,10 @@
-"""How everything compiles: the only calls to `numba.njit`, the disk cache, and the rules for threads."""
+"""How everything compiles: the only calls to `numba.njit`."""
 
-import contextlib
 import functools
 import gc
-import hashlib
-import numbers
 import os
-import shutil
-import sys
-import tempfile
-import threading
-import time
 import types as python_types
-from collections.abc import Callable, Iterator
-from pathlib import Path
+from collections.abc import Callable
 from typing import Any
 
 import numba
@@ -27,6 +18,7 @@ from numba.core.imputils import builtin_registry
 from numba.core.registry import cpu_target
 from numba.extending import overload
 
+from fastgmm.kernels._cache import find_cache_folder
 from fastgmm.kernels._collector import RareCollections, without_collecting
 from fastgmm.kernels._notice import CompilingNotice
 
@@ -41,6 +33,10 @@ TILE_STRIDE = TILE_ROWS + 8
 # Rows of a range: the unit whose statistics are added in a fixed tree, so that the bits depend neither on the
 # number of threads nor on how rows arrive. A multiple of TILE_ROWS.
 RANGE_ROWS = 2048
+
+# Terms of sums that passes must have before the code that shares them is compiled: some 0.4 s of one thread, in which
+# most fits to few rows are done, and nearly as long as compiling takes.
+WORTH_A_DRIVER = 1 << 31
 
 # Fused multiply-adds only: NaN, infinities and the order of operations are kept.
 ELEMENTWISE = frozenset({"contract"})
@@ -59,72 +55,21 @@ def _vector_bytes() -> int:
 
 
 VECTOR_BYTES = _vector_bytes()
-_UNUSED_DAYS = 30
 
-
-def _package_stamp() -> str:
-    """Hash the package's sources: a cached caller never meets a callee of another version."""
-    package = Path(__file__).resolve().parent.parent
-    digest = hashlib.sha256()
-    for path in sorted(package.rglob("*.py")):
-        digest.update(path.relative_to(package).as_posix().encode())
-        digest.update(path.read_bytes())
-    return digest.hexdigest()[:16]
-
-
-def _cache_parents() -> Iterator[Path]:
-    """Places where compiled kernels may be kept, best first."""
-    if config.CACHE_DIR:
-        yield Path(config.CACHE_DIR) / "fastgmm"
-    if sys.platform == "win32" and os.environ.get("LOCALAPPDATA"):
-        yield Path(os.environ["LOCALAPPDATA"]) / "fastgmm" / "Cache"
-    elif os.environ.get("XDG_CACHE_HOME"):
-        yield Path(os.environ["XDG_CACHE_HOME"]) / "fastgmm"
-    with contextlib.suppress(RuntimeError):  # no home directory
-        caches = "Library/Caches" if sys.platform == "darwin" else ".cache"
-        yield Path.home() / caches / "fastgmm"
-    yield Path(__file__).resolve().parent / "__pycache__" / "compiled"
-    with contextlib.suppress(OSError):  # no folder for temporary files
-        # Compiled code is loaded and run, so in a shared folder it must be ours alone.
-        yield Path(tempfile.gettempdir()) / f"fastgmm-{os.getuid() if hasattr(os, 'getuid') else 'user'}"
-
-
-def _usable(folder: Path) -> bool:
-    """Make `folder` if need be and say whether it, and what holds it, are ours to write."""
-    try:
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        tempfile.TemporaryFile(dir=folder).close()
-        owners = {folder.stat().st_uid, folder.parent.stat().st_uid}
-        return not hasattr(os, "getuid") or owners == {os.getuid()}
-    except OSError:
-        return False
-
-
-def _remove_unused(parent: Path, current: Path) -> None:
-    """Drop the folders of other versions that nobody has used for a month."""
-    oldest = time.time() - _UNUSED_DAYS * 86_400
-    for folder in parent.iterdir():
-        if folder != current and folder.is_dir() and folder.stat().st_mtime < oldest:
-            shutil.rmtree(folder, ignore_errors=True)
-
-
-def _find_cache_folder() -> Path | None:
-    stamp = _package_stamp()
-    for parent in _cache_parents():
-        folder = parent / stamp
-        if _usable(folder):
-            with contextlib.suppress(OSError):
-                os.utime(folder)
-                _remove_unused(parent, folder)
-            return folder
-    return None
-
-
-CACHE_FOLDER = _find_cache_folder() if COMPILED else None
+CACHE_FOLDER = find_cache_folder() if COMPILED else None
 _kernels: set[Callable[..., Any]] = set()
 _notice, _rarely = CompilingNotice(_kernels, CACHE_FOLDER), RareCollections(_kernels)
 event.register("numba:compile", _notice)
 event.register("numba:compile", _rarely)
+
+
+def _after_fork() -> None:
+    _notice.forget()
+    _rarely.forget()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)
 
 
 def _njit(function: Callable[..., Any], *signatures: Any, **options: Any) -> Any:
@@ -239,7 +184,8 @@ class DeclaredKernel:
     """
 
     def __init__(self, function: Callable[..., Any], declared: tuple[Any, ...]) -> None:
-        self._kernel, self._declared = kernel(function), declared
+        self._kernel = _njit(function, fastmath=set(ELEMENTWISE), no_cfunc_wrapper=True)  # no kernel calls it
+        self._declared = declared
         self.call: Callable[..., Any] = self._first_call
 
     def _first_call(self, *arguments: Any) -> Any:
@@ -262,6 +208,7 @@ class ParallelKernel:
     def __init__(self, function: Callable[..., None]) -> None:
         self._function = function
         self._compiled: dict[bytes, Any] = {}
+        self._asked = 0
         functools.update_wrapper(self, function)
 
     def __call__(self, share: Any, *arguments: Any) -> None:
@@ -279,6 +226,16 @@ class ParallelKernel:
                 self._function, types.void(share_type, *signature), parallel=True, fastmath=set(ELEMENTWISE)
             )
         compiled(share, *arguments)
+
+    def repays(self, work: int) -> bool:
+        """Whether to run it for this much more work: it is compiled, here or in the cache, or that would be repaid."""
+        self._asked += work
+        return self._asked >= WORTH_A_DRIVER or bool(self._compiled) or self._is_cached
+
+    @functools.cached_property
+    def _is_cached(self) -> bool:
+        module, name = self._function.__module__.rpartition(".")[2], self._function.__qualname__
+        return CACHE_FOLDER is not None and any(CACHE_FOLDER.rglob(f"{module}.{name}-*.nbc"))
 
 
 def parallel_kernel(function: Callable[..., None]) -> ParallelKernel:
@@ -353,133 +310,3 @@ def chosen_by_class(function: Callable[..., Any]) -> Any:
         options = {"error_model": "numpy", "fastmath": set(ELEMENTWISE), **_NO_WRAPPERS}
         overload(stub, strict=False, jit_options=options)(choose)
     return stub
-
-
-_forked = False
-_parallel_entry = threading.Lock()
-# The Python threads inside calls of ours, and how deep each is.
-_at_work: dict[int, int] = {}
-
-
-def _after_fork() -> None:
-    global _forked, _parallel_entry
-    _forked = True
-    _notice.forget()
-    _rarely.forget()
-    _parallel_entry = threading.Lock()
-    _at_work.clear()
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_after_fork)
-
-
-class _Working:
-    """Counts the calling Python thread among those at work, and says how many others are.
-
-    A class, as `threads` is: entered and left in half the time of a generator.
-    """
-
-    def __enter__(self) -> int:
-        self._me = threading.get_ident()
-        self._depth = _at_work.get(self._me, 0)
-        _at_work[self._me] = self._depth + 1
-        return len(_at_work) - 1
-
-    def __exit__(self, *_: object) -> None:
-        if self._depth:
-            _at_work[self._me] = self._depth
-        else:
-            _at_work.pop(self._me, None)
-
-
-@contextlib.contextmanager
-def parallel_region(tasks: int) -> Iterator[int]:
-    """Say how many workers may share `tasks` now, and hold the place while they do.
-
-    A forked child may not enter parallel code (GNU OpenMP ends the process), nor may a second Python thread (the
-    workqueue layer aborts it): there it is one worker, the calling thread, and the bits are the same. Each other
-    Python thread at work has one of Numba's threads less for the workers here, so that together they are no more than
-    those.
-    """
-    if tasks <= 1:  # which is done before the others would be counted
-        yield 1
-        return
-    with _Working() as others:
-        setting = int(numba.get_num_threads())
-        allowed = min(setting, int(config.NUMBA_NUM_THREADS) - others)
-        workers = min(allowed, tasks)
-        if _forked or workers <= 1 or not _parallel_entry.acquire(blocking=False):
-            yield 1
-            return
-        numba.set_num_threads(allowed)  # those without work would spin
-        try:
-            yield workers
-        finally:
-            numba.set_num_threads(setting)
-            _parallel_entry.release()
-
-
-def run_shares(driver: Any, share: Any, arguments: tuple[Any, ...], workers: int) -> None:
-    """Run `share(worker, *arguments)` for every worker; one alone needs no parallel code."""
-    if workers == 1:
-        share(0, *arguments)
-    else:
-        driver(share, *arguments)
-
-
-def count_threads(n_jobs: int | None) -> int:
-    """Translate scikit-learn's `n_jobs`: None leaves Numba's setting or OMP_NUM_THREADS, -1 is all, -2 all but one.
-
-    Raises
-    ------
-    TypeError
-        If `n_jobs` is no integer.
-    ValueError
-        If it is 0.
-    """
-    return _count_threads(n_jobs, int(numba.get_num_threads()))
-
-
-def _count_threads(n_jobs: int | None, setting: int) -> int:
-    """The same where Numba's setting is known."""
-    most = int(config.NUMBA_NUM_THREADS)
-    if n_jobs is None:
-        return min(setting, _openmp_threads() or most)
-    if not isinstance(n_jobs, numbers.Integral):
-        raise TypeError(f"n_jobs must be an integer or None, not {n_jobs!r}.")
-    if n_jobs == 0:
-        raise ValueError("n_jobs must not be 0; use None, a positive number of threads, or -1 for all.")
-    return max(1, min(most, int(n_jobs) if n_jobs > 0 else most + 1 + int(n_jobs)))
-
-
-@functools.cache
-def _openmp_threads() -> int:
-    """What OMP_NUM_THREADS asks for, as Dask's workers do of all that runs in them; 0 where it says nothing.
-
-    Numba does not read it. Whoever sets Numba's own variable means that. It is read once, as OpenMP's libraries do.
-    """
-    first = os.environ.get("OMP_NUM_THREADS", "").split(",")[0].strip()
-    return int(first) if first.isdecimal() and "NUMBA_NUM_THREADS" not in os.environ else 0
-
-
-class threads:
-    """Runs its block on as many threads as `n_jobs` says, leaving the caller's setting as found."""
-
-    def __init__(self, n_jobs: int | None) -> None:
-        self._n_jobs = n_jobs
-
-    def __enter__(self) -> int:
-        set_up_numba()
-        self._before = int(numba.get_num_threads())
-        self._wanted = _count_threads(self._n_jobs, self._before)
-        if self._wanted != self._before:  # to set it takes as long as a pass over a few rows
-            numba.set_num_threads(self._wanted)
-        self._working = _Working()
-        self._working.__enter__()
-        return self._wanted
-
-    def __exit__(self, *_: object) -> None:
-        self._working.__exit__()
-        if self._wanted != self._before:
-            numba.set_num_threads(self._before)

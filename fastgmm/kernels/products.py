@@ -84,7 +84,7 @@ def make_subtract_strip() -> Any:
     return intrinsic(typed) if COMPILED else subtract_strip
 
 
-def _make_add_block(rows: int, columns: int) -> Any:
+def make_add_block(rows: int, columns: int) -> Any:
     def add_block(a, b, out, stride):
         """out[r * stride + c] += Σ_i a[r, i] b[c, i] for a fixed number of rows and columns."""
         products = rows_of(a, rows, TILE_ROWS) @ rows_of(b, columns, TILE_ROWS).T
@@ -109,10 +109,10 @@ def _make_add_block(rows: int, columns: int) -> Any:
 
 
 _multiply_1, _multiply_2, _multiply_3 = (_make_multiply_strip(height) for height in (1, 2, 3))
-_add_1x1, _add_1x2, _add_1xmost = (_make_add_block(1, columns) for columns in (1, 2, _MOST_COLUMNS))
-_add_2x1, _add_2x2, _add_2xmost = (_make_add_block(2, columns) for columns in (1, 2, _MOST_COLUMNS))
-_add_3x1, _add_3x2, _add_3xmost = (_make_add_block(3, columns) for columns in (1, 2, _MOST_COLUMNS))
-_add_4x1, _add_4x2, _add_4xmost = (_make_add_block(4, columns) for columns in (1, 2, _MOST_COLUMNS))
+_add_1x1, _add_1x2, _add_1xmost = (make_add_block(1, columns) for columns in (1, 2, _MOST_COLUMNS))
+_add_2x1, _add_2x2, _add_2xmost = (make_add_block(2, columns) for columns in (1, 2, _MOST_COLUMNS))
+_add_3x1, _add_3x2, _add_3xmost = (make_add_block(3, columns) for columns in (1, 2, _MOST_COLUMNS))
+_add_4x1, _add_4x2, _add_4xmost = (make_add_block(4, columns) for columns in (1, 2, _MOST_COLUMNS))
 
 
 @kernel

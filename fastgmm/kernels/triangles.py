@@ -16,7 +16,7 @@ from numba.core import cgutils
 from numba.extending import intrinsic
 
 from fastgmm.kernels._jit import COMPILED, TILE_ROWS, TILE_STRIDE, VECTOR_BYTES, kernel
-from fastgmm.kernels.products import add_products, make_subtract_strip
+from fastgmm.kernels.products import make_add_block, make_subtract_strip
 from fastgmm.kernels.vectors import INDEX, Emitter, rest, rows_of, void_intrinsic
 
 # Rows of a block: with four vectors of x, 16 sums fill half of 32 registers, 12 three quarters of 16.
@@ -185,7 +185,10 @@ if COMPILED:
 
 
 _subtract_strip = make_subtract_strip()
+# What is on the diagonal, and what is left of it.
 _scatter_1, _scatter_2, _scatter_most = (_make_scatter_block(height) for height in (1, 2, BLOCK_ROWS))
+_add_1, _add_2, _add_most = (make_add_block(height, BLOCK_ROWS) for height in (1, 2, BLOCK_ROWS))
+_add_1x2 = make_add_block(1, 2)
 
 
 @kernel
@@ -208,16 +211,23 @@ def add_scatter(x, size, share, weighted, first, second):
 
     `weighted` holds BLOCK_ROWS features.
     """
-    j = np.int64(0)  # of a literal Numba would compile `add_products` twice, once for nothing
+    j = 0
     while j < size:
         height = BLOCK_ROWS if size - j >= BLOCK_ROWS else min(2, size - j)
         features, sums, products = rest(x, j * TILE_STRIDE), rest(first, j), rest(second, j * size + j)
         if height == BLOCK_ROWS:
             _scatter_most(features, share, weighted, sums, products, size)
+            for c in range(0, j, BLOCK_ROWS):
+                _add_most(weighted, rest(x, c * TILE_STRIDE), rest(second, j * size + c), size)
         elif height == 2:
             _scatter_2(features, share, weighted, sums, products, size)
+            for c in range(0, j, BLOCK_ROWS):
+                _add_2(weighted, rest(x, c * TILE_STRIDE), rest(second, j * size + c), size)
         else:
             _scatter_1(features, share, weighted, sums, products, size)
-        if j > 0:
-            add_products(weighted, height, x, j, rest(second, j * size), size)
+            whole = j - j % BLOCK_ROWS
+            for c in range(0, whole, BLOCK_ROWS):
+                _add_1(weighted, rest(x, c * TILE_STRIDE), rest(second, j * size + c), size)
+            if whole < j:  # a block of two came before
+                _add_1x2(weighted, rest(x, whole * TILE_STRIDE), rest(second, j * size + whole), size)
         j += height

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
-from fastgmm.kernels._jit import count_threads
+from fastgmm.kernels._threads import count_threads
 from fastgmm.mcmc.proposals import Kernel, Move, RandomWalk
 from fastgmm.mcmc.result import Chains, Origin
 from fastgmm.mcmc.run import Progress, Run, State, chain_generators, name_chains, new_state, show

@@ -10,7 +10,8 @@ import numpy as np
 
 from fastgmm.covariance import Parameters
 from fastgmm.kernels import passes
-from fastgmm.kernels._jit import RANGE_ROWS, overload_for, parallel_region, run_shares
+from fastgmm.kernels._jit import RANGE_ROWS, overload_for
+from fastgmm.kernels._threads import parallel_region, run_shares
 from fastgmm.kernels.forms import Moments, scratch_size, sums_size
 from fastgmm.kernels.vectors import aligned_zeros
 from fastgmm.statistics import Statistics, TreeSum
@@ -150,6 +151,7 @@ class RangedRows:
                         partial,
                     ),
                     workers,
+                    len(rows) * length,
                 )  # fmt: skip
             for sums in partial:
                 tree.push(sums[:length], span)
@@ -310,5 +312,6 @@ class ArrayRows(RangedRows):
                 passes.rows_share,
                 (_as_kernel_rows(rows), form, ranges, span, self._scratch(workers, form), *out, lost),
                 workers,
+                rows.shape[0] * sums_size(form),
             )
         return int(lost.sum())

@@ -24,7 +24,7 @@ from dask.task_spec import DataNode, Task, TaskRef
 
 from fastgmm.covariance import Parameters
 from fastgmm.data import HEAVY, check_features, find_nonfinite, keep_counted
-from fastgmm.kernels._jit import threads
+from fastgmm.kernels._threads import threads
 from fastgmm.sources.array import ArrayRows
 from fastgmm.sources.missing import Forms, means_of, open_rows, sum_observed
 from fastgmm.statistics import Statistics, add
