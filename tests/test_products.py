@@ -48,6 +48,16 @@ def multiply(matrix, initial, x):
     return from_tile(out, k)
 
 
+def multiply_quadratic(linear, quadratic, initial, x):
+    """initial + A x + B x² by the kernel, rows (b, k)."""
+    k, count = linear.shape
+    out = guarded_tile(k, x.dtype)
+    packed = packed_rows(np.hstack([linear, quadratic]))
+    products.multiply_quadratic(packed, initial, as_tile(x, x.dtype), k, count, out, (0, 0))
+    assert only_features_written(out, k)
+    return from_tile(out, k)
+
+
 def add_products(a, b, initial, stride):
     """initial + a bᵀ by the kernel, (rows, columns), into the corner of a wider matrix."""
     rows, columns = initial.shape
@@ -67,6 +77,18 @@ def test_coefficients_times_features(k, dtype):
         expected = exact(initial) + exact(x) @ exact(matrix).T
         sizes = np.abs(initial) + np.abs(x) @ np.abs(matrix).T
         assert within_rounding(multiply(matrix, initial, x), expected, sizes, dtype, count / 2 + 1)
+
+
+@both_precisions
+@pytest.mark.parametrize("k", HEIGHTS)
+def test_coefficients_times_features_and_their_squares(k, dtype):
+    for count in COUNTS:
+        linear, quadratic = drawn(k, count, dtype=dtype), drawn(k, count, dtype=dtype, seed=1)
+        initial, x = drawn(k, dtype=dtype), drawn(TILE_ROWS, count, dtype=dtype)
+        expected = exact(initial) + exact(x) @ exact(linear).T + exact(x) ** 2 @ exact(quadratic).T
+        sizes = np.abs(initial) + np.abs(x) @ np.abs(linear).T + x**2 @ np.abs(quadratic).T
+        found = multiply_quadratic(linear, quadratic, initial, x)
+        assert within_rounding(found, expected, sizes, dtype, count / 2 + 1)
 
 
 @both_precisions
@@ -129,6 +151,7 @@ def test_packing_and_multiplying_by_one_gives_the_matrix_back(d, dtype):
 
 PRODUCTS = {
     "multiply": ("_multiply_", products._make_multiply_strip, [(1,), (2,), (3,)]),
+    "multiply_quadratic": ("_quadratic_", products._make_quadratic_strip, [(1,), (2,), (3,)]),
     "add_products": ("_add_", products.make_add_block, [(r, c) for r in (1, 2, 3, 4) for c in (1, 2, MOST)]),
 }
 
@@ -157,6 +180,9 @@ def test_instructions_do_what_the_python_beside_them_does(name, dtype, monkeypat
 
     cases = {
         "multiply": [(multiply, whole(k, 7), whole(k), whole(TILE_ROWS, 7)) for k in HEIGHTS],
+        "multiply_quadratic": [
+            (multiply_quadratic, whole(k, 7), whole(k, 7), whole(k), whole(TILE_ROWS, 7)) for k in HEIGHTS
+        ],
         "add_products": [
             (add_products, whole(TILE_ROWS, r), whole(TILE_ROWS, c), whole(r, c).astype(float), c + 1)
             for r in HEIGHTS

@@ -29,7 +29,7 @@ from fastgmm.kernels.forms import (
     make_log_constants,
     suits_single,
 )
-from fastgmm.kernels.products import add_products, multiply, pack_rows
+from fastgmm.kernels.products import add_products, multiply, multiply_quadratic, pack_rows
 from fastgmm.kernels.tiles import clear, scale, scale_components
 from fastgmm.kernels.triangles import BLOCK_ROWS, add_scatter, pack_triangles, subtract_squares
 from fastgmm.kernels.vectors import rest
@@ -72,7 +72,7 @@ class ExpandedDiagonal(NamedTuple):
     constants: np.ndarray  # (k,)
     means: np.ndarray  # (k, d)
     reference: np.ndarray  # (d,)
-    coefficients: np.ndarray  # (k, p), packed for `multiply`
+    coefficients: np.ndarray  # (k, p), packed for `multiply_quadratic`
 
     @property
     def working_features(self) -> int:
@@ -137,9 +137,7 @@ def _log_densities_tied(form, tile, out, ahead):
 @kernel
 def _log_densities_diagonal(form, tile, out, ahead):
     k, d = form.means.shape
-    for j in range(d):
-        _square(tile[j * TILE_STRIDE :], tile[(d + j) * TILE_STRIDE :])
-    multiply(form.coefficients, form.constants, tile, k, 2 * d, out, ahead)
+    multiply_quadratic(form.coefficients, form.constants, tile, k, d, out, ahead)
 
 
 @log_densities.body(ExpandedIsotropic)
@@ -173,11 +171,18 @@ def _accumulate_tied(form, tile, values, inverse, weights, centres, sums):
 
 
 @accumulate.body(ExpandedDiagonal)
+@kernel
+def _accumulate_diagonal(form, tile, values, inverse, weights, centres, sums):
+    d = form.means.shape[1]
+    for j in range(d):
+        _square(tile[j * TILE_STRIDE :], tile[(d + j) * TILE_STRIDE :])
+    _add_features(form, tile, 2 * d, values, inverse, weights, sums)
+
+
 @accumulate.body(ExpandedIsotropic)
 @kernel
-def _accumulate_expanded(form, tile, values, inverse, weights, centres, sums):
-    count = form.coefficients.size // form.means.shape[0]
-    _add_features(form, tile, count, values, inverse, weights, sums)
+def _accumulate_isotropic(form, tile, values, inverse, weights, centres, sums):
+    _add_features(form, tile, form.means.shape[1] + 1, values, inverse, weights, sums)
 
 
 def _n_features(form: Any) -> int:

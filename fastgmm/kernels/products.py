@@ -5,8 +5,9 @@ sums of a block stay in registers for as many terms as there are: 45 of 46 GFLOP
 processor where such a loop gives 20 to 30. Each micro-kernel is a Python function, which is what runs uncompiled, and
 beside it the same written in LLVM's language.
 
-    multiply        out = A x + initial      densities from features, coefficients A packed by `pack_rows`
-    add_products    out += a bᵀ              sums over the rows of a tile
+    multiply             out = initial + A x              densities from features, A packed by `pack_rows`
+    multiply_quadratic   out = initial + (A x + B) x      the same of features and their squares
+    add_products         out += a bᵀ                      sums over the rows of a tile
 """
 
 from typing import Any
@@ -64,6 +65,37 @@ def _make_multiply_strip(height: int) -> Any:
     return intrinsic(typed) if COMPILED else multiply_strip
 
 
+def _make_quadratic_strip(height: int) -> Any:
+    def quadratic_strip(coefficients, initial, x, count, out):
+        """out[r] = initial[r] + Σ_p (quadratic[p, r] x[p] + linear[p, r]) x[p] on one strip, for a few rows r."""
+        strip = STRIP_BYTES // x.itemsize
+        linear, quadratic = coefficients[: 2 * count * height].reshape(2, count, height).swapaxes(1, 2)
+        features = rows_of(x, count, strip)
+        rows_of(out, height, strip)[:] = initial[:height, None] + linear @ features + quadratic @ features**2
+
+    def emit(e, coefficients, initial, x, count, out):
+        b = e.builder
+        sums = [[e.variable(e.broadcast(initial, r)) for _ in range(_VECTORS)] for r in range(height)]
+        with cgutils.for_range(b, count) as loop:
+            first = b.mul(loop.index, INDEX(height))
+            second = b.add(first, b.mul(count, INDEX(height)))
+            linear = [e.broadcast(coefficients, b.add(first, INDEX(r))) for r in range(height)]
+            quadratic = [e.broadcast(coefficients, b.add(second, INDEX(r))) for r in range(height)]
+            at = b.mul(loop.index, INDEX(TILE_STRIDE))
+            for v in range(_VECTORS):
+                features = e.load(x, b.add(at, INDEX(v * e.lanes)))
+                for r in range(height):
+                    e.add_product(e.multiply_add(quadratic[r], features, linear[r]), features, sums[r][v])
+        for r in range(height):
+            for v in range(_VECTORS):
+                e.store(b.load(sums[r][v]), out, r * TILE_STRIDE + v * e.lanes)
+
+    def typed(typing_context, coefficients, initial, x, count, out):
+        return void_intrinsic(emit, coefficients, initial, x, count, out)
+
+    return intrinsic(typed) if COMPILED else quadratic_strip
+
+
 def make_subtract_strip() -> Any:
     def subtract_strip(x, centre, count, out):
         """out[p] = x[p] - centre[p] on one strip of `count` features."""
@@ -109,6 +141,7 @@ def make_add_block(rows: int, columns: int) -> Any:
 
 
 _multiply_1, _multiply_2, _multiply_3 = (_make_multiply_strip(height) for height in (1, 2, 3))
+_quadratic_1, _quadratic_2, _quadratic_3 = (_make_quadratic_strip(height) for height in (1, 2, 3))
 _add_1x1, _add_1x2, _add_1xmost = (make_add_block(1, columns) for columns in (1, 2, _MOST_COLUMNS))
 _add_2x1, _add_2x2, _add_2xmost = (make_add_block(2, columns) for columns in (1, 2, _MOST_COLUMNS))
 _add_3x1, _add_3x2, _add_3xmost = (make_add_block(3, columns) for columns in (1, 2, _MOST_COLUMNS))
@@ -155,6 +188,30 @@ def multiply(coefficients, initial, x, rows, count, out, ahead):
                 _multiply_2(packed, start, x[i:], count, where)
             else:
                 _multiply_1(packed, start, x[i:], count, where)
+            r += height
+
+
+@kernel
+def multiply_quadratic(coefficients, initial, x, rows, count, out, ahead):
+    """out[r] = initial[r] + Σ_p (B[r, p] x[p] + A[r, p]) x[p] as `multiply` does; A, then B, from `pack_rows`.
+
+    By Horner's rule, so that no squares are formed, nor read: of 32 rows and 16 features three quarters of the time
+    that squares and `multiply` take, of 10 and 30 half.
+    """
+    strip = STRIP_BYTES // x.itemsize
+    for i in range(0, TILE_ROWS, strip):
+        r = 0
+        while r < rows:
+            height = next_height(rows - r)
+            part = (i // strip) * rows + r
+            fetch(ahead, part, part + height, (TILE_ROWS // strip) * rows)
+            packed, start, where = coefficients[2 * r * count :], initial[r:], out[r * TILE_STRIDE + i :]
+            if height == 3:
+                _quadratic_3(packed, start, x[i:], count, where)
+            elif height == 2:
+                _quadratic_2(packed, start, x[i:], count, where)
+            else:
+                _quadratic_1(packed, start, x[i:], count, where)
             r += height
 
 
