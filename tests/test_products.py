@@ -164,7 +164,7 @@ def interpret(name, monkeypatch):
     for size in sizes:
         suffix = "x".join("most" if place and count == MOST else str(count) for place, count in enumerate(size))
         monkeypatch.setattr(products, prefix + suffix, make(*size))
-    for function in (name, "_add_block", "next_height", "_next_rows", "_next_columns"):
+    for function in (name, "_add_block", "_begin_block", "next_height", "_next_rows", "_next_columns"):
         monkeypatch.setattr(products, function, getattr(products, function).py_func)
 
 

@@ -6,7 +6,7 @@ processor where such a loop gives 20 to 30. Each micro-kernel is a Python functi
 beside it the same written in LLVM's language.
 
     multiply             out = initial + A x              densities from features, A packed by `pack_rows`
-    multiply_quadratic   out = initial + (A x + B) x      the same of features and their squares
+    multiply_quadratic   out = initial + (B x + A) x      the same of features and their squares
     add_products         out += a bᵀ                      sums over the rows of a tile
 """
 
@@ -168,6 +168,15 @@ def _next_columns(left):
     return _MOST_COLUMNS if left == _MOST_COLUMNS or left > 4 else min(left, 2)
 
 
+@kernel(inline=True)
+def _begin_block(rows, r, i, strip, ahead):
+    """Height of the block of rows that begins at r, whose share of what is `ahead` is fetched on each strip."""
+    height = next_height(rows - r)
+    part = (i // strip) * rows + r
+    fetch(ahead, part, part + height, (TILE_ROWS // strip) * rows)
+    return height
+
+
 @kernel
 def multiply(coefficients, initial, x, rows, count, out, ahead):
     """out[r] = initial[r] + Σ_p A[r, p] x[p] for feature-major x (count, b) and out (rows, b); A from `pack_rows`.
@@ -178,9 +187,7 @@ def multiply(coefficients, initial, x, rows, count, out, ahead):
     for i in range(0, TILE_ROWS, strip):
         r = 0
         while r < rows:
-            height = next_height(rows - r)
-            part = (i // strip) * rows + r
-            fetch(ahead, part, part + height, (TILE_ROWS // strip) * rows)
+            height = _begin_block(rows, r, i, strip, ahead)
             packed, start, where = coefficients[r * count :], initial[r:], out[r * TILE_STRIDE + i :]
             if height == 3:
                 _multiply_3(packed, start, x[i:], count, where)
@@ -202,9 +209,7 @@ def multiply_quadratic(coefficients, initial, x, rows, count, out, ahead):
     for i in range(0, TILE_ROWS, strip):
         r = 0
         while r < rows:
-            height = next_height(rows - r)
-            part = (i // strip) * rows + r
-            fetch(ahead, part, part + height, (TILE_ROWS // strip) * rows)
+            height = _begin_block(rows, r, i, strip, ahead)
             packed, start, where = coefficients[2 * r * count :], initial[r:], out[r * TILE_STRIDE + i :]
             if height == 3:
                 _quadratic_3(packed, start, x[i:], count, where)
