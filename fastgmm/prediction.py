@@ -1,40 +1,39 @@
 """What a fitted mixture says of rows: a block of them at a time, here or where Dask has them."""
 
 import math
-from collections.abc import Callable
-from dataclasses import dataclass, replace
-from functools import partial
-from typing import Any
+from collections.abc import Callable, Iterable
+from functools import lru_cache
+from typing import Any, NamedTuple
 
 import numpy as np
 from sklearn.utils.validation import check_is_fitted
 
-from fastgmm.covariance import STRUCTURES, Parameters
 from fastgmm.data import check_finite, check_out, check_rows, check_weights, is_dask
-from fastgmm.kernels._threads import threads
-from fastgmm.mixture.evaluation import evaluate, keep_largest
+from fastgmm.exchange import fitted_parameters
+from fastgmm.mixture.evaluation import Evaluator, keep_largest
+from fastgmm.sources.array import NOTHING, RowsOut, Wanted
 
 _ROWS = 1 << 18  # of a block where only a summary or a cast of each is kept
+_SINGLE = np.dtype(np.float32)
+_REMEMBERED = 1 << 12  # entries of covariances that are kept for further predictions
 
 
-@dataclass(frozen=True)
-class Predictor:
+class Predictor(NamedTuple):
     """A fitted mixture and how to ask it; it travels to workers.
 
     What is asked for is "log_likelihoods", "responsibilities" or "labels".
 
     Attributes
     ----------
-    parameters, covariance_type
-        The mixture's.
+    evaluator : Evaluator
+        Of the mixture's parameters.
     single : bool
         Whether float32 rows have float32 answers.
     n_jobs : int or None
         As `GaussianMixture` has it.
     """
 
-    parameters: Parameters
-    covariance_type: str
+    evaluator: Evaluator
     single: bool
     n_jobs: int | None
 
@@ -43,35 +42,49 @@ class Predictor:
         """What answers for an estimator's fitted arrays."""
         if not hasattr(estimator, "weights_"):  # asked for more than that, scikit-learn takes as long as for some rows
             check_is_fitted(estimator)
-        return cls(
-            estimator._parameters(), estimator.covariance_type, estimator.means_.dtype == np.float32, estimator.n_jobs
+        n_jobs, covariance_type = estimator.n_jobs, estimator.covariance_type
+        weights, means = np.asarray(estimator.weights_), np.asarray(estimator.means_)
+        covariances, factors = np.asarray(estimator.covariances_), np.asarray(estimator.precisions_cholesky_)
+        if covariances.size > _REMEMBERED:
+            return _make_predictor(n_jobs, covariance_type, (weights, means, covariances, factors))
+        return _remembered_predictor(
+            n_jobs,
+            covariance_type,
+            (weights.tobytes(), weights.dtype, weights.shape),
+            (means.tobytes(), means.dtype, means.shape),
+            (covariances.tobytes(), covariances.dtype, covariances.shape),
+            (factors.tobytes(), factors.dtype, factors.shape),
         )
 
     @property
     def n_components(self) -> int:
         """Number of components, k."""
-        return len(self.parameters.weights)
+        return len(self.evaluator.parameters.weights)
 
     def evaluate(
-        self, rows: np.ndarray, missing: bool, *what: str, check: Callable[[], None] | None = None
-    ) -> list[np.ndarray]:
-        """One pass over checked rows, of which entries may be `missing`, that writes each of what is asked for.
+        self, rows: np.ndarray, missing: bool, *what: Wanted, check: Callable[[], None] | None = None
+    ) -> RowsOut:
+        """One pass over checked rows, of which entries may be `missing`, that writes what is asked for.
 
-        With a `check` they are not known to be finite, see `evaluation.evaluate`.
+        With a `check` they are not known to be finite, see `Evaluator.evaluate`.
         """
-        ask = partial(evaluate, self.parameters, STRUCTURES[self.covariance_type])
-        single = self.single and "labels" not in what and rows.dtype == np.float32
-        wanted: dict[str, Any] = {**dict.fromkeys(what, True), "missing": missing, "check": check}
-        with threads(self.n_jobs):
-            if not single:
-                out = ask(rows, **wanted)
-                return [getattr(out, each) for each in what]
-            blocks = (rows[i : i + _ROWS] for i in range(0, max(1, len(rows)), _ROWS))
-            outs = (ask(block, **wanted, single=True) for block in blocks)
-            parts = [[getattr(out, each).astype(np.float32) for each in what] for out in outs]
-            return [np.concatenate(each) for each in zip(*parts, strict=True)]
+        if self.single and rows.dtype == _SINGLE and "labels" not in what:
+            return self._evaluate_single(rows, missing, what, check)
+        return self.evaluator.evaluate(rows, *what, missing=missing, check=check, n_jobs=self.n_jobs)
 
-    def write(self, rows: np.ndarray, missing: bool, what: str, out: np.ndarray) -> np.ndarray:
+    def _evaluate_single(
+        self, rows: np.ndarray, missing: bool, what: tuple[Wanted, ...], check: Callable[[], None] | None
+    ) -> RowsOut:
+        """The same in float32, a block at a time."""
+        how: dict[str, Any] = {"missing": missing, "check": check, "n_jobs": self.n_jobs, "single": True}
+        parts = []
+        for start in range(0, max(1, len(rows)), _ROWS):
+            out = self.evaluator.evaluate(rows[start : start + _ROWS], *what, **how)
+            parts.append([getattr(out, each).astype(_SINGLE) for each in what])
+        whole = map(np.concatenate, zip(*parts, strict=True))
+        return NOTHING._replace(**dict(zip(what, whole, strict=True)))
+
+    def write(self, rows: np.ndarray, missing: bool, what: Wanted, out: np.ndarray) -> np.ndarray:
         """What is found of each row, into `out`, which is checked."""
         wide = what == "responsibilities"
         shape = (self.n_components,) if wide else ()
@@ -79,40 +92,44 @@ class Predictor:
         size = max(1, _ROWS // math.prod(shape))
         for start in range(0, len(rows), size):
             block = slice(start, start + size)
-            out[block] = self.evaluate(rows[block], missing, what)[0]
+            out[block] = getattr(self.evaluate(rows[block], missing, what), what)
         return out
 
     def keep_largest(self, rows: np.ndarray, missing: bool, top: int) -> Any:
         """The `top` largest responsibilities of each row, sparse."""
         k = self.n_components
         return keep_largest(
-            lambda block: self.evaluate(rows[block], missing, "responsibilities")[0], len(rows), k, min(top, k)
+            lambda block: self.evaluate(rows[block], missing, "responsibilities").responsibilities,
+            len(rows),
+            k,
+            min(top, k),
         )
 
-    def sums(self, rows: np.ndarray, weights: np.ndarray | None, missing: bool, *what: str) -> list[float]:
+    def sums(self, rows: np.ndarray, weights: np.ndarray | None, missing: bool, *what: Wanted) -> list[float]:
         """Sums over rows, a block at a time: log-likelihoods; the logarithms of each row's largest responsibility."""
         size = max(1, _ROWS // (self.n_components if "responsibilities" in what else 1))
         parts = []
         for start in range(0, len(rows), size):
             block = slice(start, start + size)
             found = self.evaluate(rows[block], missing, *what)
-            values = [each if each.ndim == 1 else np.log(each.max(axis=1)) for each in found]
+            arrays = [getattr(found, each) for each in what]
+            values = [each if each.ndim == 1 else np.log(each.max(axis=1)) for each in arrays]
             parts.append([
                 len(each) * float(each.mean()) if weights is None else float(weights[block] @ each) for each in values
             ])  # fmt: skip
         return [math.fsum(each) for each in zip(*parts, strict=True)]
 
-    def sums_of_partitions(self, parts: Any, allow_missing: bool, *what: str) -> tuple[list[float], float]:
+    def sums_of_partitions(self, parts: Any, allow_missing: bool, *what: Wanted) -> tuple[list[float], float]:
         """The same of rows in Dask's partitions, each summed where it is, and the sum of the weights."""
         from fastgmm.sources.dask import total
 
         there = self._on_one_thread()
-        d = self.parameters.means.shape[1]
+        d = self.evaluator.parameters.means.shape[1]
         return total(
             parts, lambda rows, weights: there.sums(rows, weights, allow_missing, *what), d, allow_missing=allow_missing
         )
 
-    def map_lazily(self, rows: Any, allow_missing: bool, what: str) -> Any:
+    def map_lazily(self, rows: Any, allow_missing: bool, what: Wanted) -> Any:
         """What is found of each row of a Dask array, as another."""
         from fastgmm.sources.dask import map_rows
 
@@ -120,7 +137,7 @@ class Predictor:
         floats = np.float32 if self.single and rows.dtype == np.float32 else np.float64
         return map_rows(
             rows,
-            lambda block: there.evaluate(block, allow_missing, what)[0],
+            lambda block: getattr(there.evaluate(block, allow_missing, what), what),
             width=self.n_components if what == "responsibilities" else None,
             dtype=np.int64 if what == "labels" else floats,
             allow_missing=allow_missing,
@@ -128,10 +145,26 @@ class Predictor:
 
     def _on_one_thread(self) -> "Predictor":
         """The same for a worker, one of several."""
-        return replace(self, n_jobs=1)
+        return self._replace(n_jobs=1)
 
 
-def predict_rows(estimator: Any, X: Any, what: str, out: np.ndarray | None) -> Any:
+def _make_predictor(n_jobs: int | None, covariance_type: str, arrays: Iterable[np.ndarray]) -> Predictor:
+    """The predictor of fitted arrays: weights, means, covariances and scikit-learn's factors of precisions."""
+    weights, means, covariances, factors = arrays
+    parameters = fitted_parameters(weights, means, covariances, factors, covariance_type)
+    return Predictor(Evaluator(parameters, covariance_type), means.dtype == _SINGLE, n_jobs)
+
+
+@lru_cache(maxsize=32)
+def _remembered_predictor(
+    n_jobs: int | None, covariance_type: str, *contents: tuple[bytes, np.dtype, tuple[int, ...]]
+) -> Predictor:
+    """The same of arrays by what they hold: one that was edited since is another."""
+    arrays = (np.frombuffer(values, dtype).reshape(shape) for values, dtype, shape in contents)
+    return _make_predictor(n_jobs, covariance_type, arrays)
+
+
+def predict_rows(estimator: Any, X: Any, what: Wanted, out: np.ndarray | None) -> Any:
     """What a fitted estimator finds of each row of X, into `out` if it is given; of Dask's rows, lazily."""
     predictor = Predictor.of(estimator)
     if not is_dask(X):
@@ -139,7 +172,8 @@ def predict_rows(estimator: Any, X: Any, what: str, out: np.ndarray | None) -> A
         rows, missing = check_rows(estimator, X, fitting=False, unread=out is None)
         if out is not None:
             return predictor.write(rows, missing, what, out)
-        return predictor.evaluate(rows, missing, what, check=partial(check_finite, estimator, rows))[0]
+        found = predictor.evaluate(rows, missing, what, check=lambda: check_finite(estimator, rows))
+        return getattr(found, what)
     if out is not None:
         raise ValueError("out is for rows in memory; of what is predicted for Dask's, dask.array.store fills it.")
     from fastgmm.sources.dask import open_collection
@@ -147,7 +181,7 @@ def predict_rows(estimator: Any, X: Any, what: str, out: np.ndarray | None) -> A
     return predictor.map_lazily(open_collection(estimator, X)[0], estimator.missing == "em", what)
 
 
-def total(estimator: Any, X: Any, sample_weight: Any, *what: str) -> tuple[list[float], float]:
+def total(estimator: Any, X: Any, sample_weight: Any, *what: Wanted) -> tuple[list[float], float]:
     """Sums of what a fitted estimator finds over all rows of X, and the sum of the weights."""
     predictor = Predictor.of(estimator)
     if is_dask(X):

@@ -24,7 +24,7 @@ from fastgmm.em.initialise import STARTS, Start
 from fastgmm.em.watch import import_tqdm
 from fastgmm.estimator import GaussianMixture
 from fastgmm.mixture import Mixture
-from fastgmm.prediction import Predictor
+from fastgmm.prediction import Predictor, Wanted
 from fastgmm.sources import ArrayRows, Rows, open_rows
 
 # What models take as it is; attributes that the best one lends.
@@ -441,7 +441,7 @@ class _Part(Protocol):
     def search(self, model: GaussianMixture) -> Start:
         """What finds a model's starts."""
 
-    def sum(self, model: GaussianMixture, what: str) -> float:
+    def sum(self, model: GaussianMixture, what: Wanted) -> float:
         """What `Predictor.sums` finds."""
 
     def hold_out(self, share: float, seed: int) -> tuple["_Part", "_Part"]:
@@ -461,7 +461,7 @@ class _ArrayPart:
     def search(self, model: GaussianMixture) -> Start:
         return search_rows(model, self.rows, self._weights)
 
-    def sum(self, model: GaussianMixture, what: str) -> float:
+    def sum(self, model: GaussianMixture, what: Wanted) -> float:
         return Predictor.of(model).sums(self.rows, self._weights, self._missing, what)[0]
 
     def hold_out(self, share: float, seed: int) -> tuple[_Part, _Part]:
@@ -493,7 +493,7 @@ class _DaskPart:
     def search(self, model: GaussianMixture) -> Start:
         return search_sample(model, self.source)
 
-    def sum(self, model: GaussianMixture, what: str) -> float:
+    def sum(self, model: GaussianMixture, what: Wanted) -> float:
         return Predictor.of(model).sums_of_partitions(self._parts, model.missing == "em", what)[0][0]
 
     def hold_out(self, share: float, seed: int) -> tuple[_Part, _Part]:

@@ -87,7 +87,7 @@ for structure in {structures}:
         parameters = Parameters(np.full(3, 1 / 3), means, covariances, module.factorise(covariances)[0])
         for kind, form in (("any", module.form(parameters)), ("centred", module.centred_form(parameters))):
             found = ArrayRows(rows, random.uniform(size=700)).reduce(form)
-            written = ArrayRows(rows).map(form, log_likelihoods=True, responsibilities=True)
+            written = ArrayRows(rows).map(form, "log_likelihoods", "responsibilities")
             arrays = (*found[1:4], np.float64(found.log_likelihood), *written[:2])
             result[f"{{structure}}, {{d}}, {{kind}}"] = [hashlib.sha1(a.tobytes()).hexdigest() for a in arrays]
 folder = None

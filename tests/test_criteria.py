@@ -10,6 +10,7 @@ from sklearn import mixture as theirs
 
 from fastgmm import GaussianMixture, criteria, prediction
 from fastgmm.covariance import ALIASES, STRUCTURES
+from fastgmm.mixture.evaluation import Evaluator
 
 ALIASES_OF = {name: alias for alias, name in ALIASES.items()}
 
@@ -36,13 +37,13 @@ def test_icl_is_bic_with_every_rows_component_seen(weighted, monkeypatch):
 
 
 def test_icl_reads_rows_once(monkeypatch):
-    passes, evaluate = [], prediction.evaluate
+    passes, evaluate = [], Evaluator.evaluate
 
-    def noting(*given, **wanted):
+    def noting(evaluator, rows, *wanted, **how):
         passes.append(wanted)
-        return evaluate(*given, **wanted)
+        return evaluate(evaluator, rows, *wanted, **how)
 
-    monkeypatch.setattr(prediction, "evaluate", noting)
+    monkeypatch.setattr(Evaluator, "evaluate", noting)
     X = np.random.default_rng(0).normal(size=(60, 2))
     gm = GaussianMixture(3, random_state=0).fit(X)
     gm.icl(X)

@@ -47,10 +47,10 @@ def test_labels_fetch_all_rows_but_the_first_tile_once(structure, d, kind, monke
     form = reference.form_of(structure, kind, parameters)
     with threads(1):
         source = ArrayRows(rows)
-        source.map(form, labels=True)
+        source.map(form, "labels")
         parts = sorted(part for part in fetched if part[1])
         fetched.clear()
-        source.map(form, log_likelihoods=True)
+        source.map(form, "log_likelihoods")
         source.reduce(form)
     assert parts[0][0] == rows.ctypes.data + TILE_ROWS * d * 8
     assert all(one[0] + one[1] == other[0] for one, other in pairwise(parts))

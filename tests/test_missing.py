@@ -73,7 +73,7 @@ def test_densities_are_those_of_the_observed_entries(structure):
     rows, truth, _ = problem(structure)
     densities = reference.observed_log_densities(rows, truth.weights, truth.means, dense(truth, structure))
     mixture = Mixture.from_parameters(truth, structure)
-    out = mixture.evaluate(rows, log_likelihoods=True, responsibilities=True, labels=True, missing=True)
+    out = mixture.evaluate(rows, "log_likelihoods", "responsibilities", "labels", missing=True)
     assert np.allclose(out.log_likelihoods, reference.log_likelihoods(densities), rtol=1e-12, atol=1e-12)
     assert np.allclose(out.responsibilities, reference.responsibilities(densities), rtol=1e-11, atol=1e-12)
     observed = ~np.isnan(rows).all(axis=1)
@@ -247,7 +247,7 @@ def test_a_row_with_nothing_observed_says_nothing(structure):
     rows, truth, start = problem(structure)
     nothing = np.isnan(rows).all(axis=1)
     mixture = Mixture.from_parameters(truth, structure)
-    out = mixture.evaluate(rows, log_likelihoods=True, responsibilities=True, missing=True)
+    out = mixture.evaluate(rows, "log_likelihoods", "responsibilities", missing=True)
     assert np.abs(out.log_likelihoods[nothing]).max() <= 4 * reference.EPS
     assert np.allclose(out.responsibilities[nothing], truth.weights, rtol=1e-15, atol=0)
     assert np.allclose(mixture.impute(rows[nothing]), mixture.mean, rtol=1e-14)
@@ -391,7 +391,7 @@ def test_the_bits_do_not_depend_on_the_number_of_threads(structure):
     found = []
     for count in (1, 2):
         with threads(count):
-            found.append((*source.reduce(form), *source.map(form, log_likelihoods=True, responsibilities=True)))
+            found.append((*source.reduce(form), *source.map(form, "log_likelihoods", "responsibilities")))
     assert all(np.array_equal(a, b) for a, b in zip(*found, strict=True))
 
 
@@ -411,7 +411,7 @@ def test_narrow_covariances_cost_only_the_digits_of_their_factor():
     mixture = Mixture([1.0], np.zeros((1, d)), (axes * widths**2 @ axes.T)[None])
     rows = reference.knock_out(random.normal(size=(n, d)) * widths @ axes.T, 0.4, random)
     rows[0] = np.nan
-    found = mixture.evaluate(rows, log_likelihoods=True, missing=True).log_likelihoods
+    found = mixture.evaluate(rows, "log_likelihoods", missing=True).log_likelihoods
     imputed = mixture.impute(rows)
     with mpmath.workdps(50):
         lower = mpmath.inverse(mpmath.matrix(mixture.factors[0].tolist()))
@@ -438,7 +438,7 @@ def test_rows_too_far_for_float64_belong_to_the_nearest_component():
     covariances = np.array([[[1.0, 0.99], [0.99, 1.0]], [[1.0, 0.0], [0.0, 1.0]]])
     far = Mixture([0.5, 0.5], [[0.0, 0.0], [1e200, 0.0]], covariances)
     rows = np.array([[2e199, np.nan], [1e201, np.nan], [np.nan, 1.0]])
-    out = far.evaluate(rows, log_likelihoods=True, responsibilities=True, labels=True, missing=True)
+    out = far.evaluate(rows, "log_likelihoods", "responsibilities", "labels", missing=True)
     assert np.array_equal(out.log_likelihoods[:2], [-np.inf, -np.inf])
     assert np.array_equal(out.responsibilities, [[1.0, 0.0], [0.0, 1.0], [0.5, 0.5]])
     assert np.array_equal(out.labels[:2], [0, 1])

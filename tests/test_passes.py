@@ -10,6 +10,7 @@ from fastgmm.kernels._jit import COMPILED, RANGE_ROWS
 from fastgmm.kernels._threads import threads
 from fastgmm.kernels.forms import scratch_size, sums_size
 from fastgmm.sources import ArrayRows, array
+from fastgmm.sources.array import FewWriter, are_few
 from fastgmm.statistics import TreeSum
 
 NUMBERS = (1, 2, 255, 256, 257, 2047, 2048, 2049, 5000) if COMPILED else (1, 257)
@@ -106,7 +107,7 @@ def test_moments_are_about_the_centres_asked_for(structure, d):
 def test_rows_out(structure, d, kind):
     k = 3
     parameters, form, rows = case(structure, d, kind, n=300 if COMPILED else 257)
-    out = ArrayRows(rows).map(form, log_likelihoods=True, responsibilities=True, labels=True)
+    out = ArrayRows(rows).map(form, "log_likelihoods", "responsibilities", "labels")
     factors = reference.dense(parameters.factors, structure, k, d)
     densities = reference.log_densities(rows, parameters.weights, parameters.means, factors)
     assert np.allclose(out.log_likelihoods, reference.log_likelihoods(densities), rtol=1e-13, atol=1e-13)
@@ -118,17 +119,43 @@ def test_rows_out(structure, d, kind):
 @pytest.mark.parametrize("wanted", ["log_likelihoods", "responsibilities", "labels"])
 def test_only_what_is_asked_for_is_written(wanted):
     _, form, rows = case("diag")
-    out = ArrayRows(rows).map(form, **{wanted: True})._asdict()
-    everything = ArrayRows(rows).map(form, log_likelihoods=True, responsibilities=True, labels=True)._asdict()
+    out = ArrayRows(rows).map(form, wanted)._asdict()
+    everything = ArrayRows(rows).map(form, "log_likelihoods", "responsibilities", "labels")._asdict()
     assert np.array_equal(out.pop(wanted), everything[wanted])
     assert out.pop("lost") == 0
     assert all(array.size == 0 for array in out.values())
 
 
+@every_route
+def test_few_rows_are_written_with_the_bits_of_any(structure, d, kind):
+    _, form, rows = case(structure, d, kind)
+    writer = FewWriter(form)
+    for some in (rows, rows[:17], np.asfortranarray(rows[::2])):  # the memory is what the last rows left
+        for wanted in (("log_likelihoods", "responsibilities", "labels"), ("labels",), ("log_likelihoods",)):
+            found = writer.write(some, wanted)
+            expected = ArrayRows(some.copy()).map(form, *wanted)
+            assert same_bits(found, expected)
+
+
+def test_few_rows_that_are_lost_are_counted():
+    _, form, rows = case("full")
+    rows[[3, 299]] = 1e200
+    writer = FewWriter(form)
+    with np.errstate(all="ignore"):
+        assert [writer.write(some, ("labels",)).lost for some in (rows, rows[:9], rows[4:9])] == [2, 1, 0]
+
+
+def test_few_rows_are_one_range_that_kernels_read():
+    rows = np.zeros((RANGE_ROWS + 1, 2))
+    assert are_few(rows[:1]) and are_few(rows[1:]) and are_few(rows[1:].astype(np.float32)) and are_few(rows[::2])
+    assert not are_few(rows) and not are_few(rows[:0]) and not are_few(rows[:9].astype(int))
+    assert not are_few(rows[1:].astype(">f8")) and not are_few(LAYOUTS["unaligned"](rows[:9]))
+
+
 @pytest.mark.parametrize("kind", ["centred", "expanded"])
 def test_a_tie_goes_to_the_first_component(kind):
     same = Parameters(np.full(5, 0.2), np.zeros((5, 2)), np.ones(5), np.ones(5))
-    out = ArrayRows(np.ones((3, 2))).map(reference.form_of("spherical", kind, same), labels=True)
+    out = ArrayRows(np.ones((3, 2))).map(reference.form_of("spherical", kind, same), "labels")
     assert not out.labels.any()
 
 
@@ -139,7 +166,7 @@ def test_rows_too_far_from_every_component_are_counted(structure, d, kind, weigh
     rows[[3, 299]] = 1e200
     with np.errstate(all="ignore"):
         assert ArrayRows(rows, np.ones(300) if weighted else None).reduce(form).lost == 2
-        assert ArrayRows(rows).map(form, labels=True).lost == 2
+        assert ArrayRows(rows).map(form, "labels").lost == 2
 
 
 @expanded_routes
@@ -148,7 +175,7 @@ def test_rows_too_far_for_float32_are_counted(structure, d):
     rows[[3, 299]] = 1e25
     with np.errstate(all="ignore"):
         assert ArrayRows(rows.astype(np.float32)).reduce(form).lost == 2
-        assert ArrayRows(rows.astype(np.float32)).map(form, labels=True).lost == 2
+        assert ArrayRows(rows.astype(np.float32)).map(form, "labels").lost == 2
 
 
 LAYOUTS = {
@@ -184,7 +211,7 @@ def test_float32_rows_in_float64_tiles_are_their_float64_copy_up_to_rounding(str
     found = ArrayRows(single).reduce(form)
     assert_close_to_twin(found, rows, parameters, structure)
     assert_layout_does_not_matter(single, form, found)
-    out, copy = (ArrayRows(r).map(form, responsibilities=True).responsibilities for r in (single, rows))
+    out, copy = (ArrayRows(r).map(form, "responsibilities").responsibilities for r in (single, rows))
     assert np.allclose(out, copy, rtol=1e-13, atol=1e-15)
 
 
@@ -211,7 +238,7 @@ def test_float32_tiles_are_good_to_float32(structure, d, weighted):
 @expanded_routes
 def test_float32_tiles_write_rows_out_to_float32(structure, d):
     parameters, form, rows = case(structure, d, "expanded", n=300 if COMPILED else 257, single=True)
-    out = ArrayRows(rows.astype(np.float32)).map(form, log_likelihoods=True, responsibilities=True, labels=True)
+    out = ArrayRows(rows.astype(np.float32)).map(form, "log_likelihoods", "responsibilities", "labels")
     factors = reference.dense(parameters.factors, structure, 3, d)
     densities = reference.log_densities(rows, parameters.weights, parameters.means, factors)
     shares = reference.responsibilities(densities)
@@ -228,7 +255,7 @@ def test_integer_rows_are_their_float64_copy(dtype):
     _, form, rows = case("diag", 2, "expanded")
     rows = np.abs(np.rint(rows)).astype(dtype)
     assert same_bits(ArrayRows(rows).reduce(form), ArrayRows(rows.astype(np.float64)).reduce(form))
-    out, copy = (ArrayRows(r).map(form, responsibilities=True) for r in (rows, rows.astype(np.float64)))
+    out, copy = (ArrayRows(r).map(form, "responsibilities") for r in (rows, rows.astype(np.float64)))
     assert np.array_equal(out.responsibilities, copy.responsibilities)
 
 
@@ -239,13 +266,13 @@ def test_blocks_of_rows_have_the_bits_of_one_pass(structure, d, kind, monkeypatc
     row_weights = np.random.default_rng(0).uniform(size=LONG)
     with threads(1):
         whole = ArrayRows(integers.astype(np.float64), row_weights).reduce(form)
-        mapped = ArrayRows(integers.astype(np.float64)).map(form, labels=True, log_likelihoods=True)
+        mapped = ArrayRows(integers.astype(np.float64)).map(form, "labels", "log_likelihoods")
         for ranges in (1, 2):
             monkeypatch.setattr(array, "_BUDGET", ranges * RANGE_ROWS * d * 8)
             source = ArrayRows(integers, row_weights)
             assert len(list(source.blocks())) == -(-LONG // (ranges * RANGE_ROWS))
             assert same_bits(source.reduce(form), whole)
-            assert same_bits(source.map(form, labels=True, log_likelihoods=True), mapped)
+            assert same_bits(source.map(form, "labels", "log_likelihoods"), mapped)
 
 
 @pytest.mark.threads
@@ -268,9 +295,9 @@ def test_the_number_of_threads_does_not_change_a_row_out(spans_per_worker, monke
     monkeypatch.setattr(array, "_SPANS_PER_WORKER", spans_per_worker)
     _, form, rows = case("full", n=LONG)
     with threads(1):
-        alone = ArrayRows(rows).map(form, log_likelihoods=True, responsibilities=True, labels=True)
+        alone = ArrayRows(rows).map(form, "log_likelihoods", "responsibilities", "labels")
     with threads(2):
-        together = ArrayRows(rows).map(form, log_likelihoods=True, responsibilities=True, labels=True)
+        together = ArrayRows(rows).map(form, "log_likelihoods", "responsibilities", "labels")
     assert same_bits(alone, together)
 
 

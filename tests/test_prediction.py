@@ -1,12 +1,13 @@
 """Predictions read the rows once: what is not finite is found by the pass, and refused as scikit-learn refuses it."""
 
 import warnings
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
 from sklearn.mixture import GaussianMixture as Reference
 
-from fastgmm import GaussianMixture, data
+from fastgmm import GaussianMixture, data, prediction
 from fastgmm.covariance import STRUCTURES
 
 METHODS = ("predict", "predict_proba", "score_samples")
@@ -72,3 +73,43 @@ def test_finite_rows_far_away_are_no_error(fitted):
     far[7] = 1e200
     assert gm.score_samples(far)[7] == -np.inf
     assert np.isfinite(gm.predict_proba(far)).all()
+
+
+@pytest.mark.parametrize("name", ["weights_", "means_", "precisions_cholesky_"])
+def test_a_number_edited_in_place_counts(fitted, name):
+    gm, rows = fitted
+    before, array = gm.score_samples(rows), getattr(gm, name)
+    first = array.flat[0]
+    array.flat[0] = 0.5 * first + 0.125
+    edited = gm.score_samples(rows)
+    prediction._remembered_predictor.cache_clear()
+    np.testing.assert_array_equal(gm.score_samples(rows), edited)
+    array.flat[0] = first
+    np.testing.assert_array_equal(gm.score_samples(rows), before)
+    assert not np.allclose(edited, before)
+
+
+def test_what_is_large_is_not_kept():
+    rows = np.random.default_rng(0).standard_normal((70, 65))
+    few, many = rows[:, :2], GaussianMixture(1).fit(rows)
+    small = GaussianMixture(1).fit(few)
+    prediction._remembered_predictor.cache_clear()
+    for _ in range(2):
+        small.predict(few)
+        many.predict(rows)
+    assert prediction._remembered_predictor.cache_info().currsize == 1
+    wide = GaussianMixture.from_parameters(np.full(500, 0.002), np.arange(500.0)[:, None], np.ones(500), "spherical")
+    for gm, kept in ((small, 1), (wide, 0)):
+        gm.predict(np.zeros((3, gm.n_features_in_)))
+        (writer,) = prediction.Predictor.of(gm).evaluator._few_writers.values()
+        assert len(writer._idle) == kept
+
+
+@pytest.mark.compiled  # or else one thread runs at a time
+def test_threads_predict_few_rows_side_by_side(fitted):
+    gm, rows = fitted
+    expected = gm.predict_proba(rows)
+    with ThreadPoolExecutor(8) as pool:
+        found = list(pool.map(lambda i: gm.predict_proba(rows[i % 7 :]), range(2_000)))
+    for i, values in enumerate(found):
+        np.testing.assert_array_equal(values, expected[i % 7 :])

@@ -172,8 +172,3 @@ def rows_parallel(share, rows, form, ranges, span, scratch, log_likelihoods, res
     """`rows_share` for all workers at once."""
     for worker in prange(scratch.shape[0]):
         share(np.int64(worker), rows, form, ranges, span, scratch, log_likelihoods, responsibilities, labels, lost)
-
-
-def empty_outputs() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Outputs of `rows_span` that are not wanted: log-likelihoods, responsibilities, labels."""
-    return np.empty(0), np.empty((0, 0)), np.empty(0, np.int64)

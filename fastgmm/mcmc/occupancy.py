@@ -107,7 +107,7 @@ def _labels(draws: np.ndarray, mixture: Mixture) -> np.ndarray:
     labels = np.empty(len(rows), dtype=np.int32)
     for begin in range(0, len(rows), _BLOCK_DRAWS):
         block, _ = check_points(rows[begin : begin + _BLOCK_DRAWS], mixture.n_features)
-        labels[begin : begin + _BLOCK_DRAWS] = mixture.evaluate(block, labels=True).labels
+        labels[begin : begin + _BLOCK_DRAWS] = mixture.evaluate(block, "labels").labels
     return labels.reshape(draws.shape[:2])
 
 

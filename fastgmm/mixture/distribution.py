@@ -13,9 +13,9 @@ from fastgmm.mixture import entropy, files, line
 from fastgmm.mixture.completion import complete
 from fastgmm.mixture.conditional import Conditional, check_dims, split
 from fastgmm.mixture.entropy import EntropyBounds, Estimate
-from fastgmm.mixture.evaluation import evaluate
+from fastgmm.mixture.evaluation import Evaluator
 from fastgmm.mixture.parameters import check_parameters
-from fastgmm.sources.array import RowsOut
+from fastgmm.sources.array import RowsOut, Wanted
 
 
 class Mixture:
@@ -182,7 +182,7 @@ class Mixture:
         -0.918939
         """
         rows, leading = check_points(X, self.n_features)
-        values = self.evaluate(rows, log_likelihoods=True).log_likelihoods.reshape(leading)
+        values = self.evaluate(rows, "log_likelihoods").log_likelihoods.reshape(leading)
         return float(values) if leading == () else values
 
     def pdf(self, X: Any) -> Any:
@@ -196,7 +196,7 @@ class Mixture:
         A point too far from every component for float64 belongs wholly to the nearest one.
         """
         rows, leading = check_points(X, self.n_features)
-        out = self.evaluate(rows, responsibilities=True).responsibilities
+        out = self.evaluate(rows, "responsibilities").responsibilities
         return out.reshape(*leading, self.n_components)
 
     def rvs(self, size: int = 1, random_state: Any = None, *, return_labels: bool = False) -> Any:
@@ -502,7 +502,7 @@ class Mixture:
         array([2., 2.])
         """
         points, leading = check_points(X, self.n_features, allow_missing=True)
-        return complete(self.parameters, self._structure, points, 1, None)[0].reshape(*leading, self.n_features)
+        return complete(self._evaluator, points, 1, None)[0].reshape(*leading, self.n_features)
 
     def rvs_missing(self, X: Any, n: int = 1, random_state: Any = None) -> np.ndarray:
         """Draw completed copies of points: missing entries from their distribution given the observed entries.
@@ -539,12 +539,16 @@ class Mixture:
         if n < 0:
             raise ValueError(f"n must not be negative, but got {n}.")
         points, leading = check_points(X, self.n_features, allow_missing=True)
-        copies = complete(self.parameters, self._structure, points, n, check_random(random_state))
+        copies = complete(self._evaluator, points, n, check_random(random_state))
         return copies.reshape(n, *leading, self.n_features)
 
-    def evaluate(self, rows: np.ndarray, **wanted: Any) -> RowsOut:
-        """One pass over checked rows (n, d) that writes what is wanted; see `evaluation.evaluate`."""
-        return evaluate(self.parameters, self._structure, rows, **wanted)
+    @property
+    def _evaluator(self) -> Evaluator:
+        return Evaluator(self.parameters, self.covariance_type)
+
+    def evaluate(self, rows: np.ndarray, *wanted: Wanted, **how: Any) -> RowsOut:
+        """One pass over checked rows (n, d) that writes what is wanted; see `Evaluator.evaluate`."""
+        return self._evaluator.evaluate(rows, *wanted, **how)
 
     def save(self, path: str | Path) -> None:
         """Write to a NumPy .npz file, without pickle."""

@@ -2,52 +2,96 @@
 
 from collections.abc import Callable
 from types import ModuleType
+from typing import Any
 
 import numpy as np
 from scipy.sparse import csr_array
 
-from fastgmm.covariance import Parameters
-from fastgmm.sources import open_rows
-from fastgmm.sources.array import RowsOut
+from fastgmm.covariance import STRUCTURES, Parameters
+from fastgmm.kernels._threads import threads
+from fastgmm.sources import ArrayRows, open_rows
+from fastgmm.sources.array import FewWriter, RowsOut, Wanted, are_few
 
 _SHARES = 1 << 22  # responsibilities found at a time where a few of each row's are kept
 
 
-def evaluate(
-    parameters: Parameters,
-    structure: ModuleType,
-    rows: np.ndarray,
-    *,
-    log_likelihoods: bool = False,
-    responsibilities: bool = False,
-    labels: bool = False,
-    single: bool = False,
-    missing: bool = False,
-    check: Callable[[], None] | None = None,
-) -> RowsOut:
-    """One pass over checked rows (n, d) that writes what is asked for; float32 suffices if `single`.
+class Evaluator:
+    """Parameters under which rows are read, pass after pass; what passes need of them is made once.
 
-    If entries may be `missing`, those that are NaN are integrated out. Rows of which nobody has seen that they are
-    finite come with a `check` that raises if they are not: it is called where a row is lost, as such a row always is.
+    It travels to workers.
+
+    Parameters
+    ----------
+    parameters : Parameters
+        Of the mixture.
+    covariance_type : str
+        A key of `covariance.STRUCTURES`.
     """
-    k = len(parameters.means)
-    if rows.shape[0] == 0:
-        return RowsOut(np.empty(0), np.empty((0, k)), np.empty(0, np.int64), 0)
-    source = open_rows(rows, missing=missing)
-    wanted = {"log_likelihoods": log_likelihoods, "responsibilities": responsibilities, "labels": labels}
-    # Numba takes arrays that cannot be written for another type, and would compile the pass for them as well.
-    parameters = Parameters(*(part if part.flags.writeable else part.copy() for part in parameters))
-    out = source.map(source.form(structure, parameters, single), **wanted)
-    if out.lost:
+
+    def __init__(self, parameters: Parameters, covariance_type: str) -> None:
+        # Numba takes arrays that cannot be written for another type, and would compile the pass for them as well.
+        self.parameters = Parameters(*[part if part.flags.writeable else part.copy() for part in parameters])
+        self.covariance_type, self.structure = covariance_type, STRUCTURES[covariance_type]
+        self._forms: dict[Any, Any] = {}
+        self._few_writers: dict[Any, FewWriter] = {}
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return (Evaluator, (self.parameters, self.covariance_type))
+
+    def evaluate(
+        self,
+        rows: np.ndarray,
+        *wanted: Wanted,
+        single: bool = False,
+        missing: bool = False,
+        check: Callable[[], None] | None = None,
+        n_jobs: int | None = None,
+    ) -> RowsOut:
+        """One pass over checked rows (n, d) that writes what is `wanted`; float32 suffices if `single`.
+
+        If entries may be `missing`, those that are NaN are integrated out. Rows of which nobody has seen that they are
+        finite come with a `check` that raises if they are not: it is called where a row is lost, as such a row always
+        is. At most `n_jobs` threads share it, as `GaussianMixture` has it.
+        """
+        if are_few(rows) and not missing:
+            out = self._write_few(rows, wanted, single)
+        elif len(rows):
+            source = open_rows(rows, missing=missing)
+            with threads(n_jobs):
+                out = source.map(self._form(source, single), *wanted)
+        else:
+            out = RowsOut(np.empty(0), np.empty((0, len(self.parameters.means))), np.empty(0, np.int64), 0)
+        if not out.lost:
+            return out
         if check is not None:
             check()
-        centred = source.centred_form(structure, parameters)
-        out = source.map(centred, **wanted)
+        with threads(n_jobs):
+            return self._evaluate_far(rows, wanted, missing)
+
+    def _write_few(self, rows: np.ndarray, wanted: tuple[Wanted, ...], single: bool) -> RowsOut:
+        kind = rows.dtype, single
+        writer = self._few_writers.get(kind)
+        if writer is None:
+            writer = self._few_writers[kind] = FewWriter(self._form(ArrayRows(rows), single))
+        return writer.write(rows, wanted)
+
+    def _form(self, source: ArrayRows, single: bool) -> Any:
+        """The fastest form for such rows."""
+        kind = type(source), single and source.single
+        if kind not in self._forms:
+            self._forms[kind] = source.form(self.structure, self.parameters, single)
+        return self._forms[kind]
+
+    def _evaluate_far(self, rows: np.ndarray, wanted: tuple[Wanted, ...], missing: bool) -> RowsOut:
+        """The same by the form that is good for any data, and of rows that even that loses, which are too far."""
+        source = open_rows(rows, missing=missing)
+        centred = source.centred_form(self.structure, self.parameters)
+        out = source.map(centred, *wanted)
         if out.lost:
-            lost = np.flatnonzero(~np.isfinite(source.map(centred, log_likelihoods=True).log_likelihoods))
-            nearest = _nearest(parameters, structure, np.asarray(rows[lost], dtype=np.float64))
+            lost = np.flatnonzero(~np.isfinite(source.map(centred, "log_likelihoods").log_likelihoods))
+            nearest = _nearest(self.parameters, self.structure, np.asarray(rows[lost], dtype=np.float64))
             _repair(out, lost, nearest)
-    return out
+        return out
 
 
 def _repair(out: RowsOut, lost: np.ndarray, nearest: np.ndarray) -> None:

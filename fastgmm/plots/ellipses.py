@@ -137,7 +137,7 @@ def classes(
     plane, names = check_plane(dims, mixture.n_features), name_features(names, X, mixture.n_features)
     rows = check_rows(X, mixture.n_features)
     if labels is None:
-        labels = mixture.evaluate(rows, labels=True, missing=True).labels
+        labels = mixture.evaluate(rows, "labels", missing=True).labels
     found = check_labels(labels, len(rows), mixture.n_components)
     ax = new_axes(_SIZE) if ax is None else ax
     handles = draw_classes(ax, rows[:, plane], found, mixture.weights)

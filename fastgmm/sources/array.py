@@ -2,9 +2,10 @@
 
 import copy
 import math
-from collections.abc import Iterator
+from collections import deque
+from collections.abc import Callable, Iterator
 from types import ModuleType
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
@@ -18,8 +19,15 @@ from fastgmm.statistics import Statistics, TreeSum
 
 _BUDGET = 16 * 2**20  # bytes a pass may take for each of: partial sums, rows being cast
 _ALONE = 16  # float64s in two lines, which processors fetch as a pair: in none of them do two workers write
+_KEPT = 1 << 18  # bytes of memory that may wait for the next few rows
 _WORTH_A_WORKER = 1 << 19  # rows times terms of their sums: some 100 µs, as much as sharing a pass costs
 _SPANS_PER_WORKER = 32  # enough that the last ones do not leave a worker idle
+_FLOAT32 = np.dtype(np.float32)
+_FLOATS = frozenset({np.dtype(np.float64), _FLOAT32})
+_NO_WEIGHTS = np.empty(0)
+
+# What a pass can write of every row.
+Wanted = Literal["log_likelihoods", "responsibilities", "labels"]
 
 
 class RowsOut(NamedTuple):
@@ -29,6 +37,10 @@ class RowsOut(NamedTuple):
     responsibilities: np.ndarray  # (n, k)
     labels: np.ndarray  # (n,)
     lost: int
+
+
+# Of what was not asked for.
+NOTHING = RowsOut(np.empty(0), np.empty((0, 0)), np.empty(0, np.int64), 0)
 
 
 def _as_kernel_rows(rows: np.ndarray) -> np.ndarray:
@@ -58,6 +70,57 @@ def block_rows(features: int) -> int:
     """Rows of a block: a power of two of ranges, so that sums over blocks have the bits of one pass."""
     ranges = max(1, _BUDGET // (RANGE_ROWS * max(1, features) * 8))
     return RANGE_ROWS << (ranges.bit_length() - 1)
+
+
+def _are_readable(rows: np.ndarray) -> bool:
+    """Whether kernels can read them as they lie."""
+    return rows.dtype in _FLOATS and rows.flags.aligned
+
+
+def are_few(rows: np.ndarray) -> bool:
+    """Whether they are one range that kernels can read: to share it, or to cut it, would take longer than a pass."""
+    return 0 < len(rows) <= RANGE_ROWS and _are_readable(rows)
+
+
+def _make_room(n: int, form: Any, wanted: tuple[Wanted, ...]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Arrays for what is `wanted` of n rows, in the order of `RowsOut`."""
+    return (
+        np.empty(n) if "log_likelihoods" in wanted else NOTHING.log_likelihoods,
+        np.empty((n, form.means.shape[0])) if "responsibilities" in wanted else NOTHING.responsibilities,
+        np.empty(n, np.int64) if "labels" in wanted else NOTHING.labels,
+    )
+
+
+class FewWriter:
+    """Passes over few rows under a form, which write what `ArrayRows.map` does, without what is there for many.
+
+    Parameters
+    ----------
+    form : Form
+        What the passes need of the parameters; their rows are all of one type.
+    """
+
+    def __init__(self, form: Any) -> None:
+        self._form = form
+        self._share: Callable[..., Any] | None = None
+        self._idle: deque[tuple[np.ndarray, np.ndarray]] = deque(maxlen=1)  # memory that no thread is using
+
+    def write(self, rows: np.ndarray, wanted: tuple[Wanted, ...]) -> RowsOut:
+        """Write what is `wanted` of every row."""
+        try:
+            memory = self._idle.pop()
+        except IndexError:
+            form = self._form
+            memory = aligned_zeros((1, scratch_size(form)), form.means.dtype), np.zeros((1, 1), np.int64)
+        scratch, lost = memory
+        out = _make_room(len(rows), self._form, wanted)
+        arguments = 0, _as_kernel_rows(rows), self._form, 1, 1, scratch, *out, lost
+        if self._share is None:
+            self._share = overload_for(passes.rows_share, *arguments)
+        self._share(*arguments)
+        if scratch.nbytes <= _KEPT:
+            self._idle.append(memory)
+        return RowsOut(*out, lost.item())
 
 
 class Readable(NamedTuple):
@@ -179,22 +242,24 @@ class ArrayRows(RangedRows):
         Where starts keep what further fits to the same rows may use; None, where there will be none.
     """
 
+    memory: dict[Any, Any] | None = None
+    _layout: tuple[Any, ...] = ()  # of the form that the arguments below are for
+    _arguments: tuple[Any, ...] = ()
+    # Those of the sums among them, where moments are the sums as they lie: weight, first and second.
+    _moments: tuple[np.ndarray, np.ndarray, np.ndarray] | None = None
+
     def __init__(self, rows: np.ndarray, weights: np.ndarray | None = None) -> None:
-        super().__init__()
+        self._buffers = {}
         self.n_rows, self.n_features = rows.shape
         self.total_weight = float(self.n_rows if weights is None else weights.sum())
         self._rows = rows
-        self.memory: dict[Any, Any] | None = None
-        self._weights = np.empty(0) if weights is None else weights
+        self._weights = _NO_WEIGHTS if weights is None else weights
         # Whether the rows are float32 and weights would fit, so that a tile of them may be.
-        tame = weights is None or is_tame(weights.min(initial=1.0), weights.max(initial=1.0))
-        self.single = bool(rows.dtype == np.float32 and tame)
-        self._layout: tuple[Any, ...] = ()  # of the form that the arguments below are for
-        self._arguments: tuple[Any, ...] = ()
-        # Those of the sums among them, where moments are the sums as they lie: weight, first and second.
-        self._moments: tuple[np.ndarray, np.ndarray, np.ndarray] | None = None
-        self._in_place = rows.dtype in (np.float64, np.float32) and rows.flags.aligned
-        self._few = 0 < self.n_rows <= RANGE_ROWS and self._in_place
+        self.single = rows.dtype == _FLOAT32 and (
+            weights is None or is_tame(weights.min(initial=1.0), weights.max(initial=1.0))
+        )
+        self._in_place = _are_readable(rows)
+        self._few = are_few(rows)
 
     @property
     def weighted(self) -> bool:
@@ -268,23 +333,13 @@ class ArrayRows(RangedRows):
             return np.zeros(sums_size(form))
         return super()._sums(form, about)
 
-    def map(
-        self, form: Any, *, log_likelihoods: bool = False, responsibilities: bool = False, labels: bool = False
-    ) -> RowsOut:
-        """Write what is asked for of every row under `form`."""
-        n, k = self.n_rows, form.means.shape[0]
-        no_log_likelihoods, no_responsibilities, no_labels = passes.empty_outputs()
-        out = RowsOut(
-            np.empty(n) if log_likelihoods else no_log_likelihoods,
-            np.empty((n, k)) if responsibilities else no_responsibilities,
-            np.empty(n, np.int64) if labels else no_labels,
-            0,
-        )
+    def map(self, form: Any, *wanted: Wanted) -> RowsOut:
+        """Write what is `wanted` of every row under `form`."""
+        out = _make_room(self.n_rows, form, wanted)
         lost = 0
         for start, rows, *_ in self._readable():
-            window = [array[start : start + len(rows)] if array.size else array for array in out[:3]]
-            lost += self._write(rows, form, window)
-        return out._replace(lost=lost)
+            lost += self._write(rows, form, [each[start : start + len(rows)] if each.size else each for each in out])
+        return RowsOut(*out, lost)
 
     def blocks(self) -> Iterator[tuple[int, int, np.ndarray]]:
         """Yield (start, stop, rows as float64) a block at a time, for work that is done in NumPy."""
@@ -303,6 +358,7 @@ class ArrayRows(RangedRows):
             yield Readable(start, rows, weights, stop == self.n_rows)
 
     def _write(self, rows: np.ndarray, form: Any, out: list[np.ndarray]) -> int:
+        """Write of rows that kernels can read; return how many are lost."""
         ranges = -(-rows.shape[0] // RANGE_ROWS)
         with parallel_region(count_shares(rows.shape[0], sums_size(form))) as workers:
             span = max(1, ranges // (_SPANS_PER_WORKER * workers))

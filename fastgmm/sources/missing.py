@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from fastgmm.covariance import Parameters
-from fastgmm.sources.array import ArrayRows, RowsOut
+from fastgmm.sources.array import ArrayRows, RowsOut, Wanted
 from fastgmm.statistics import Statistics, add
 
 
@@ -93,10 +93,10 @@ class IncompleteRows(ArrayRows):
         total = complete.reduce(form.complete, centres)
         return add(total, incomplete.reduce(form.incomplete, total.centres)) if places.size else total
 
-    def map(self, form: Forms, **wanted: bool) -> RowsOut:
+    def map(self, form: Forms, *wanted: Wanted) -> RowsOut:
         """Write what is asked for of every row under `form`."""
         parts = [
-            (places, source.map(getattr(form, kind), **wanted)) for kind, places, source in self._parts if places.size
+            (places, source.map(getattr(form, kind), *wanted)) for kind, places, source in self._parts if places.size
         ]
 
         def whole(name: str) -> np.ndarray:
