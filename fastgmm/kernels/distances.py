@@ -1,7 +1,7 @@
 """Squared distances of rows to centres: k-means++ seeding and Lloyd's passes over a sample of the rows.
 
 A sample is read many times, so it is packed once into tiles, shape (tiles, d * b): feature by feature, zeros beyond
-the last row and feature. Centres are taken two at a time, four features at a time, and padded to that.
+the last row and feature. Centres are taken two at a time, four features at a time or just two, and padded to that.
 """
 
 import numpy as np
@@ -11,13 +11,18 @@ from fastgmm.kernels._jit import FLOATS_1D, FLOATS_2D, FLOATS_3D, SUMS, TILE_ROW
 
 _INTEGERS = int64[::1]
 
-# n rows, d features (padded to a multiple of 4), k centres, b = TILE_ROWS rows in a tile
+# n rows, d features (padded to 2 or a multiple of 4), k centres, b = TILE_ROWS rows in a tile
+
+
+def _padded(features: int) -> int:
+    """Features and those that fill up what loops take at a time."""
+    return 2 if features <= 2 else -(-features // 4) * 4
 
 
 def pack(rows: np.ndarray) -> np.ndarray:
     """Rows (n, d) as tiles."""
     n, d = rows.shape
-    tiles = np.zeros((-(-n // TILE_ROWS), -(-d // 4) * 4, TILE_ROWS))
+    tiles = np.zeros((-(-n // TILE_ROWS), _padded(d), TILE_ROWS))
     whole = n // TILE_ROWS
     tiles[:whole, :d] = rows[: whole * TILE_ROWS].reshape(whole, TILE_ROWS, d).swapaxes(1, 2)
     if whole < len(tiles):
@@ -28,7 +33,7 @@ def pack(rows: np.ndarray) -> np.ndarray:
 def pad_centres(centres: np.ndarray) -> np.ndarray:
     """Centres (k, d) padded; one more to make them even is infinitely far, nearest to no row."""
     k, d = centres.shape
-    padded = np.zeros((k + k % 2, -(-d // 4) * 4))
+    padded = np.zeros((k + k % 2, _padded(d)))
     padded[:k, :d] = centres
     padded[k:] = np.inf
     return padded
@@ -53,6 +58,14 @@ def _add_squares(x, centres, j, out):
 @kernel
 def two_distances(tile, centres, out):
     """out[q * b + i] = |x_i - centre_q|² for the first two centres."""
+    if centres.shape[1] == 2:  # Lloyd's iterations take two thirds of the time they do with four
+        a0, a1, b0, b1 = centres[0, 0], centres[0, 1], centres[1, 0], centres[1, 1]
+        for i in range(TILE_ROWS):
+            x0, x1 = tile[i], tile[TILE_ROWS + i]
+            u0, u1, v0, v1 = x0 - a0, x1 - a1, x0 - b0, x1 - b1
+            out[i] = u0 * u0 + u1 * u1
+            out[TILE_ROWS + i] = v0 * v0 + v1 * v1
+        return
     for i in range(2 * TILE_ROWS):
         out[i] = 0.0
     for j in range(0, centres.shape[1], 4):

@@ -254,9 +254,9 @@ def _set_log_constants(weights, factors, out):
 
 
 def triangular_log_constants(weights: np.ndarray, factors: np.ndarray) -> np.ndarray:
-    """log w + log |F| - d/2 log 2π of lower triangular factors (k, d, d); -inf for a component without weight."""
+    """log w + log |F| - d/2 log 2π of contiguous factors (k, d, d); -inf for a component without weight."""
     out = np.empty(len(factors))
-    _set_log_constants.call(np.ascontiguousarray(weights, FLOAT64), np.ascontiguousarray(factors, FLOAT64), out)
+    _set_log_constants.call(np.ascontiguousarray(weights, FLOAT64), factors, out)
     return out
 
 
@@ -313,7 +313,7 @@ def _triangular(
     expanded: np.ndarray,
     dtype: np.dtype,
 ) -> Triangular:
-    log_constants = triangular_log_constants(weights, factors)
+    log_constants = triangular_log_constants(weights, np.ascontiguousarray(factors, FLOAT64))
     halved = math.sqrt(0.5) * factors
     shifts = np.where(expanded[:, None], -(halved @ offsets[:, :, None])[:, :, 0], 0.0)
     log_constants, offsets, packed, shifts = (

@@ -311,14 +311,16 @@ class ArrayRows(RangedRows):
         if self._layout != layout:
             self._lay_out(form, layout)
         self._share(0, self._kernel_rows, self._weights, form, means, *self._arguments)
-        sums, parts = self._arguments[-1][0], self._moments
-        moments: Moments = form.cut(sums, means, self.n_features) if parts is None else (means, *parts)
-        return Statistics(*moments, sums.item(0), int(sums.item(1)))
+        sums, parts = self._sums_of_few, self._moments
+        if parts is None:
+            means, *parts = form.cut(sums, means, self.n_features)
+        weight, first, second = parts
+        return Statistics(means, weight, first, second, sums.item(0), int(sums.item(1)))
 
     def _lay_out(self, form: Any, layout: tuple[Any, ...]) -> None:
         """Prepare memory and the compiled function for passes under forms like this one."""
         sums = np.zeros((1, sums_size(form)))
-        self._layout, self._kernel_rows = layout, _as_kernel_rows(self._rows)
+        self._layout, self._kernel_rows, self._sums_of_few = layout, _as_kernel_rows(self._rows), sums[0]
         self._arguments = (1, 1, self._scratch(1, form), np.zeros((1, *sums.shape)), sums)
         arguments = self._kernel_rows, self._weights, form, form.means, *self._arguments
         self._share = overload_for(passes.statistics_share, 0, *arguments)
