@@ -407,7 +407,7 @@ default="kmeans"
     def fit_predict(self, X: Any, y: Any = None, sample_weight: Any = None) -> Any:
         """Fit, and return the most probable component of each row, shape (n,); the same as fit(X).predict(X)."""
         rows, missing = self._fit(X, sample_weight)
-        return self.predict(X) if is_dask(X) else Predictor.of(self).evaluate(rows, missing, "labels").labels
+        return self.predict(X) if is_dask(X) else Predictor.of(self).evaluate(rows, "labels", missing=missing).labels
 
     def _fit(self, X: Any, sample_weight: Any) -> tuple[Any, bool]:
         """Fit all starts and set the attributes; on any error the estimator is left as it was."""

@@ -1,9 +1,9 @@
 """What a fitted mixture says of rows: a block of them at a time, here or where Dask has them."""
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from functools import lru_cache
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from sklearn.utils.validation import check_is_fitted
@@ -11,31 +11,17 @@ from sklearn.utils.validation import check_is_fitted
 from fastgmm.data import check_finite, check_out, check_rows, check_weights, is_dask
 from fastgmm.exchange import fitted_parameters
 from fastgmm.mixture.evaluation import Evaluator, keep_largest
-from fastgmm.sources.array import NOTHING, RowsOut, Wanted
+from fastgmm.sources.array import Wanted
 
 _ROWS = 1 << 18  # of a block where only a summary or a cast of each is kept
-_SINGLE = np.dtype(np.float32)
 _REMEMBERED = 1 << 12  # entries of covariances that are kept for further predictions
 
 
-class Predictor(NamedTuple):
-    """A fitted mixture and how to ask it; it travels to workers.
+class Predictor(Evaluator):
+    """What answers for a fitted estimator: it reads rows under the fitted arrays.
 
     What is asked for is "log_likelihoods", "responsibilities" or "labels".
-
-    Attributes
-    ----------
-    evaluator : Evaluator
-        Of the mixture's parameters.
-    single : bool
-        Whether float32 rows have float32 answers.
-    n_jobs : int or None
-        As `GaussianMixture` has it.
     """
-
-    evaluator: Evaluator
-    single: bool
-    n_jobs: int | None
 
     @classmethod
     def of(cls, estimator: Any) -> "Predictor":
@@ -56,34 +42,6 @@ class Predictor(NamedTuple):
             (factors.tobytes(), factors.dtype, factors.shape),
         )
 
-    @property
-    def n_components(self) -> int:
-        """Number of components, k."""
-        return len(self.evaluator.parameters.weights)
-
-    def evaluate(
-        self, rows: np.ndarray, missing: bool, *what: Wanted, check: Callable[[], None] | None = None
-    ) -> RowsOut:
-        """One pass over checked rows, of which entries may be `missing`, that writes what is asked for.
-
-        With a `check` they are not known to be finite, see `Evaluator.evaluate`.
-        """
-        if self.single and rows.dtype == _SINGLE and "labels" not in what:
-            return self._evaluate_single(rows, missing, what, check)
-        return self.evaluator.evaluate(rows, *what, missing=missing, check=check, n_jobs=self.n_jobs)
-
-    def _evaluate_single(
-        self, rows: np.ndarray, missing: bool, what: tuple[Wanted, ...], check: Callable[[], None] | None
-    ) -> RowsOut:
-        """The same in float32, a block at a time."""
-        how: dict[str, Any] = {"missing": missing, "check": check, "n_jobs": self.n_jobs, "single": True}
-        parts = []
-        for start in range(0, max(1, len(rows)), _ROWS):
-            out = self.evaluator.evaluate(rows[start : start + _ROWS], *what, **how)
-            parts.append([getattr(out, each).astype(_SINGLE) for each in what])
-        whole = map(np.concatenate, zip(*parts, strict=True))
-        return NOTHING._replace(**dict(zip(what, whole, strict=True)))
-
     def write(self, rows: np.ndarray, missing: bool, what: Wanted, out: np.ndarray) -> np.ndarray:
         """What is found of each row, into `out`, which is checked."""
         wide = what == "responsibilities"
@@ -92,14 +50,14 @@ class Predictor(NamedTuple):
         size = max(1, _ROWS // math.prod(shape))
         for start in range(0, len(rows), size):
             block = slice(start, start + size)
-            out[block] = getattr(self.evaluate(rows[block], missing, what), what)
+            out[block] = getattr(self.evaluate(rows[block], what, missing=missing), what)
         return out
 
     def keep_largest(self, rows: np.ndarray, missing: bool, top: int) -> Any:
         """The `top` largest responsibilities of each row, sparse."""
         k = self.n_components
         return keep_largest(
-            lambda block: self.evaluate(rows[block], missing, "responsibilities").responsibilities,
+            lambda block: self.evaluate(rows[block], "responsibilities", missing=missing).responsibilities,
             len(rows),
             k,
             min(top, k),
@@ -111,7 +69,7 @@ class Predictor(NamedTuple):
         parts = []
         for start in range(0, len(rows), size):
             block = slice(start, start + size)
-            found = self.evaluate(rows[block], missing, *what)
+            found = self.evaluate(rows[block], *what, missing=missing)
             arrays = [getattr(found, each) for each in what]
             values = [each if each.ndim == 1 else np.log(each.max(axis=1)) for each in arrays]
             parts.append([
@@ -124,7 +82,7 @@ class Predictor(NamedTuple):
         from fastgmm.sources.dask import total
 
         there = self._on_one_thread()
-        d = self.evaluator.parameters.means.shape[1]
+        d = self.parameters.means.shape[1]
         return total(
             parts, lambda rows, weights: there.sums(rows, weights, allow_missing, *what), d, allow_missing=allow_missing
         )
@@ -137,7 +95,7 @@ class Predictor(NamedTuple):
         floats = np.float32 if self.single and rows.dtype == np.float32 else np.float64
         return map_rows(
             rows,
-            lambda block: getattr(there.evaluate(block, allow_missing, what), what),
+            lambda block: getattr(there.evaluate(block, what, missing=allow_missing), what),
             width=self.n_components if what == "responsibilities" else None,
             dtype=np.int64 if what == "labels" else floats,
             allow_missing=allow_missing,
@@ -145,14 +103,14 @@ class Predictor(NamedTuple):
 
     def _on_one_thread(self) -> "Predictor":
         """The same for a worker, one of several."""
-        return self._replace(n_jobs=1)
+        return Predictor(self.parameters, self.covariance_type, self.single, n_jobs=1)
 
 
 def _make_predictor(n_jobs: int | None, covariance_type: str, arrays: Iterable[np.ndarray]) -> Predictor:
     """The predictor of fitted arrays: weights, means, covariances and scikit-learn's factors of precisions."""
     weights, means, covariances, factors = arrays
     parameters = fitted_parameters(weights, means, covariances, factors, covariance_type)
-    return Predictor(Evaluator(parameters, covariance_type), means.dtype == _SINGLE, n_jobs)
+    return Predictor(parameters, covariance_type, means.dtype == np.float32, n_jobs)
 
 
 @lru_cache(maxsize=32)
@@ -172,7 +130,7 @@ def predict_rows(estimator: Any, X: Any, what: Wanted, out: np.ndarray | None) -
         rows, missing = check_rows(estimator, X, fitting=False, unread=out is None)
         if out is not None:
             return predictor.write(rows, missing, what, out)
-        found = predictor.evaluate(rows, missing, what, check=lambda: check_finite(estimator, rows))
+        found = predictor.evaluate(rows, what, missing=missing, check=lambda: check_finite(estimator, rows))
         return getattr(found, what)
     if out is not None:
         raise ValueError("out is for rows in memory; of what is predicted for Dask's, dask.array.store fills it.")

@@ -99,13 +99,16 @@ def company(request):
 def test_threads_share_what_there_is(company, expected):
     """Four Python threads at once are no more than four workers, where three of Numba's are allowed."""
     found = company("""
+from fastgmm.kernels._threads import threads as at_work
+
 before = settings()
 answer(0)
 alone, counts["most"] = counts["most"], 0
 answers, ready = [None] * FITS, threading.Barrier(FITS)
 
 def fit(seed):
-    answers[seed] = answer(seed, ready.wait)
+    with at_work(None):  # until its last answer: who comes back finds others with what it had left them
+        answers[seed] = answer(seed, ready.wait)
 
 threads = [threading.Thread(target=fit, args=(seed,)) for seed in range(FITS)]
 for each in threads:

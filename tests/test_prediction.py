@@ -101,7 +101,7 @@ def test_what_is_large_is_not_kept():
     wide = GaussianMixture.from_parameters(np.full(500, 0.002), np.arange(500.0)[:, None], np.ones(500), "spherical")
     for gm, kept in ((small, 1), (wide, 0)):
         gm.predict(np.zeros((3, gm.n_features_in_)))
-        (writer,) = prediction.Predictor.of(gm).evaluator._few_writers.values()
+        (writer,) = prediction.Predictor.of(gm)._few_writers.values()
         assert len(writer._idle) == kept
 
 

@@ -12,6 +12,8 @@ from fastgmm.kernels._threads import threads
 from fastgmm.sources import ArrayRows, open_rows
 from fastgmm.sources.array import FewWriter, RowsOut, Wanted, are_few
 
+_SINGLE = np.dtype(np.float32)
+_CAST_ROWS = 1 << 18  # rows whose answers are cast to float32 together
 _SHARES = 1 << 22  # responsibilities found at a time where a few of each row's are kept
 
 
@@ -26,47 +28,59 @@ class Evaluator:
         Of the mixture.
     covariance_type : str
         A key of `covariance.STRUCTURES`.
+    single : bool, default=False
+        Whether float32 rows are read and answered in float32, as far as that suffices.
+    n_jobs : int or None, default=None
+        How many threads share a pass at most, as `GaussianMixture` has it.
     """
 
-    def __init__(self, parameters: Parameters, covariance_type: str) -> None:
+    def __init__(
+        self, parameters: Parameters, covariance_type: str, single: bool = False, n_jobs: int | None = None
+    ) -> None:
         # Numba takes arrays that cannot be written for another type, and would compile the pass for them as well.
         self.parameters = Parameters(*[part if part.flags.writeable else part.copy() for part in parameters])
         self.covariance_type, self.structure = covariance_type, STRUCTURES[covariance_type]
+        self.single, self.n_jobs = single, n_jobs
         self._forms: dict[Any, Any] = {}
         self._few_writers: dict[Any, FewWriter] = {}
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return (Evaluator, (self.parameters, self.covariance_type))
+        return type(self), (self.parameters, self.covariance_type, self.single, self.n_jobs)
+
+    @property
+    def n_components(self) -> int:
+        """Number of components, k."""
+        return len(self.parameters.weights)
 
     def evaluate(
-        self,
-        rows: np.ndarray,
-        *wanted: Wanted,
-        single: bool = False,
-        missing: bool = False,
-        check: Callable[[], None] | None = None,
-        n_jobs: int | None = None,
+        self, rows: np.ndarray, *wanted: Wanted, missing: bool = False, check: Callable[[], None] | None = None
     ) -> RowsOut:
-        """One pass over checked rows (n, d) that writes what is `wanted`; float32 suffices if `single`.
+        """One pass over checked rows (n, d) that writes what is `wanted`.
 
         If entries may be `missing`, those that are NaN are integrated out. Rows of which nobody has seen that they are
         finite come with a `check` that raises if they are not: it is called where a row is lost, as such a row always
-        is. At most `n_jobs` threads share it, as `GaussianMixture` has it.
+        is.
         """
+        single = self.single and rows.dtype == _SINGLE and "labels" not in wanted
+        if single and len(rows) > _CAST_ROWS:
+            blocks = (rows[i : i + _CAST_ROWS] for i in range(0, len(rows), _CAST_ROWS))
+            parts = [self.evaluate(block, *wanted, missing=missing, check=check)[:3] for block in blocks]
+            log_likelihoods, responsibilities, labels = map(np.concatenate, zip(*parts, strict=True))
+            return RowsOut(log_likelihoods, responsibilities, labels, 0)
         if are_few(rows) and not missing:
             out = self._write_few(rows, wanted, single)
         elif len(rows):
             source = open_rows(rows, missing=missing)
-            with threads(n_jobs):
+            with threads(self.n_jobs):
                 out = source.map(self._form(source, single), *wanted)
         else:
-            out = RowsOut(np.empty(0), np.empty((0, len(self.parameters.means))), np.empty(0, np.int64), 0)
-        if not out.lost:
-            return out
-        if check is not None:
-            check()
-        with threads(n_jobs):
-            return self._evaluate_far(rows, wanted, missing)
+            out = RowsOut(np.empty(0), np.empty((0, self.n_components)), np.empty(0, np.int64), 0)
+        if out.lost:
+            if check is not None:
+                check()
+            with threads(self.n_jobs):
+                out = self._evaluate_far(rows, wanted, missing)
+        return out.narrowed() if single else out
 
     def _write_few(self, rows: np.ndarray, wanted: tuple[Wanted, ...], single: bool) -> RowsOut:
         kind = rows.dtype, single

@@ -38,6 +38,11 @@ class RowsOut(NamedTuple):
     labels: np.ndarray  # (n,)
     lost: int
 
+    def narrowed(self) -> "RowsOut":
+        """The same with real numbers in float32."""
+        log_likelihoods, responsibilities, labels, lost = self
+        return RowsOut(log_likelihoods.astype(_FLOAT32), responsibilities.astype(_FLOAT32), labels, lost)
+
 
 # Of what was not asked for.
 NOTHING = RowsOut(np.empty(0), np.empty((0, 0)), np.empty(0, np.int64), 0)
