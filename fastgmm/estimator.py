@@ -629,9 +629,9 @@ default="kmeans"
         ValueError
             If X or `out` is invalid, or `top` is not a whole number of at least 1.
         """
-        predictor = Predictor.of(self)
         if top is None:
             return predict_rows(self, X, "responsibilities", out)
+        predictor = Predictor.of(self)
         if is_dask(X):
             raise ValueError("top is for rows in memory: Dask's arrays are not sparse.")
         if out is not None:

@@ -10,11 +10,12 @@ from sklearn.utils.validation import check_is_fitted
 
 from fastgmm.data import check_finite, check_out, check_rows, check_weights, is_dask
 from fastgmm.exchange import fitted_parameters
+from fastgmm.kernels._threads import count_threads
 from fastgmm.mixture.evaluation import Evaluator, keep_largest
 from fastgmm.sources.array import Wanted
 
 _ROWS = 1 << 18  # of a block where only a summary or a cast of each is kept
-_REMEMBERED = 1 << 12  # entries of covariances that are kept for further predictions
+_REMEMBERED = 1 << 12  # entries of fitted arrays, of which no more are kept for further predictions
 
 
 class Predictor(Evaluator):
@@ -23,15 +24,15 @@ class Predictor(Evaluator):
     What is asked for is "log_likelihoods", "responsibilities" or "labels".
     """
 
-    @classmethod
-    def of(cls, estimator: Any) -> "Predictor":
+    @staticmethod
+    def of(estimator: Any) -> "Predictor":
         """What answers for an estimator's fitted arrays."""
         if not hasattr(estimator, "weights_"):  # asked for more than that, scikit-learn takes as long as for some rows
             check_is_fitted(estimator)
         n_jobs, covariance_type = estimator.n_jobs, estimator.covariance_type
         weights, means = np.asarray(estimator.weights_), np.asarray(estimator.means_)
         covariances, factors = np.asarray(estimator.covariances_), np.asarray(estimator.precisions_cholesky_)
-        if covariances.size > _REMEMBERED:
+        if weights.size + means.size + covariances.size + factors.size > _REMEMBERED:
             return _make_predictor(n_jobs, covariance_type, (weights, means, covariances, factors))
         return _remembered_predictor(
             n_jobs,
@@ -110,14 +111,15 @@ def _make_predictor(n_jobs: int | None, covariance_type: str, arrays: Iterable[n
     """The predictor of fitted arrays: weights, means, covariances and scikit-learn's factors of precisions."""
     weights, means, covariances, factors = arrays
     parameters = fitted_parameters(weights, means, covariances, factors, covariance_type)
+    count_threads(n_jobs)  # of few rows nobody would see that it is no number of threads
     return Predictor(parameters, covariance_type, means.dtype == np.float32, n_jobs)
 
 
-@lru_cache(maxsize=32)
+@lru_cache(maxsize=32, typed=True)
 def _remembered_predictor(
     n_jobs: int | None, covariance_type: str, *contents: tuple[bytes, np.dtype, tuple[int, ...]]
 ) -> Predictor:
-    """The same of arrays by what they hold: one that was edited since is another."""
+    """The predictor of arrays with these contents, so that an edited array counts."""
     arrays = (np.frombuffer(values, dtype).reshape(shape) for values, dtype, shape in contents)
     return _make_predictor(n_jobs, covariance_type, arrays)
 
@@ -130,8 +132,8 @@ def predict_rows(estimator: Any, X: Any, what: Wanted, out: np.ndarray | None) -
         rows, missing = check_rows(estimator, X, fitting=False, unread=out is None)
         if out is not None:
             return predictor.write(rows, missing, what, out)
-        found = predictor.evaluate(rows, what, missing=missing, check=lambda: check_finite(estimator, rows))
-        return getattr(found, what)
+        check = None if estimator.missing == "em" else lambda: check_finite(estimator, rows)
+        return getattr(predictor.evaluate(rows, what, missing=missing, check=check), what)
     if out is not None:
         raise ValueError("out is for rows in memory; of what is predicted for Dask's, dask.array.store fills it.")
     from fastgmm.sources.dask import open_collection

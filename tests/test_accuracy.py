@@ -14,6 +14,7 @@ from fastgmm.covariance import STRUCTURES, Parameters, flat
 from fastgmm.kernels import forms
 from fastgmm.kernels._jit import COMPILED
 from fastgmm.kernels.triangular import LARGEST_CENTRED_SPREAD, SMALL_SIZES
+from fastgmm.mixture.evaluation import Evaluator
 from fastgmm.sources import ArrayRows
 
 ROWS = 12 if COMPILED else 6
@@ -165,7 +166,7 @@ def test_float32_log_densities_are_exact_to_four_digits(structure, d, offset):
     parameters, rows = shifted(parameters, rows_of(parameters, structure, random), offset)
     mixture, rows = Mixture.from_parameters(parameters, structure), rows.astype(np.float32)
     assert chosen(mixture, single=True).means.dtype == SINGLE
-    found = mixture.evaluate(rows, "log_likelihoods", single=True).log_likelihoods
+    found = Evaluator(mixture.parameters, structure, single=True).evaluate(rows, "log_likelihoods").log_likelihoods
     assert error(found, exact_logpdf(mixture, rows)) <= 1e-4
     # The public log-density does not ask for float32.
     assert error(mixture.logpdf(rows), exact_logpdf(mixture, rows)) <= 1e-9
@@ -251,7 +252,8 @@ def test_just_below_the_border_expanded_log_densities_keep_their_digits(structur
     parameters = at_spread(structure, 3, d, 0.999 * limit, random)
     rows = rows_of(parameters, structure, random).astype(dtype)
     mixture = Mixture.from_parameters(parameters, structure)
-    found = mixture.evaluate(rows, "log_likelihoods", single=dtype == SINGLE).log_likelihoods
+    evaluator = Evaluator(mixture.parameters, structure, single=dtype == SINGLE)
+    found = evaluator.evaluate(rows, "log_likelihoods").log_likelihoods
     assert chosen(mixture, dtype == SINGLE).means.dtype == dtype
     # 1e-10 in float64 and 1e-4 in float32, as the module says.
     assert error(found, exact_logpdf(mixture, rows)) <= EPS[dtype] * limit

@@ -107,7 +107,7 @@ alone, counts["most"] = counts["most"], 0
 answers, ready = [None] * FITS, threading.Barrier(FITS)
 
 def fit(seed):
-    with at_work(None):  # until its last answer: who comes back finds others with what it had left them
+    with at_work(None):  # between its fit and its scores it would not count, and others would take its share
         answers[seed] = answer(seed, ready.wait)
 
 threads = [threading.Thread(target=fit, args=(seed,)) for seed in range(FITS)]

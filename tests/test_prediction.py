@@ -1,7 +1,7 @@
 """Predictions read the rows once: what is not finite is found by the pass, and refused as scikit-learn refuses it."""
 
+import pickle
 import warnings
-from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -9,6 +9,7 @@ from sklearn.mixture import GaussianMixture as Reference
 
 from fastgmm import GaussianMixture, data, prediction
 from fastgmm.covariance import STRUCTURES
+from fastgmm.mixture import evaluation
 
 METHODS = ("predict", "predict_proba", "score_samples")
 N = 300  # more than a tile
@@ -90,26 +91,97 @@ def test_a_number_edited_in_place_counts(fitted, name):
 
 
 def test_what_is_large_is_not_kept():
-    rows = np.random.default_rng(0).standard_normal((70, 65))
-    few, many = rows[:, :2], GaussianMixture(1).fit(rows)
+    random = np.random.default_rng(0)
+    few = random.standard_normal((70, 2))
     small = GaussianMixture(1).fit(few)
+    many = GaussianMixture(1).fit(random.standard_normal((70, 65)))
+    wide = GaussianMixture.from_parameters([0.5, 0.5], np.zeros((2, 3000)), np.ones(2), "spherical")
     prediction._remembered_predictor.cache_clear()
-    for _ in range(2):
-        small.predict(few)
-        many.predict(rows)
+    for gm in (small, many, wide, small, many, wide):
+        gm.predict(np.zeros((3, gm.n_features_in_)))
     assert prediction._remembered_predictor.cache_info().currsize == 1
-    wide = GaussianMixture.from_parameters(np.full(500, 0.002), np.arange(500.0)[:, None], np.ones(500), "spherical")
-    for gm, kept in ((small, 1), (wide, 0)):
+    long = GaussianMixture.from_parameters(np.full(500, 0.002), np.arange(500.0)[:, None], np.ones(500), "spherical")
+    for gm, kept in ((small, 1), (long, 0)):
         gm.predict(np.zeros((3, gm.n_features_in_)))
         (writer,) = prediction.Predictor.of(gm)._few_writers.values()
         assert len(writer._idle) == kept
+    lacking = few.copy()
+    lacking[0, 0] = np.nan
+    incomplete = GaussianMixture(1, covariance_type="tied", missing="em").fit(lacking)
+    incomplete.predict(lacking)
+    assert not prediction.Predictor.of(incomplete)._forms
 
 
-@pytest.mark.compiled  # or else one thread runs at a time
-def test_threads_predict_few_rows_side_by_side(fitted):
+def test_rows_of_either_type_have_their_own_answers(fitted):
     gm, rows = fitted
-    expected = gm.predict_proba(rows)
-    with ThreadPoolExecutor(8) as pool:
-        found = list(pool.map(lambda i: gm.predict_proba(rows[i % 7 :]), range(2_000)))
-    for i, values in enumerate(found):
-        np.testing.assert_array_equal(values, expected[i % 7 :])
+    single = GaussianMixture(2, covariance_type=gm.covariance_type, random_state=0).fit(rows.astype(np.float32))
+    for method in METHODS:
+        wide = getattr(single, method)(rows)
+        narrow = getattr(single, method)(rows.astype(np.float32))
+        assert narrow.dtype == (np.int64 if method == "predict" else np.float32)
+        np.testing.assert_allclose(narrow, wide, rtol=1e-3, atol=1e-4)
+        np.testing.assert_array_equal(getattr(single, method)(rows), wide)
+        np.testing.assert_array_equal(getattr(single, method)(rows.astype(np.float32)), narrow)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_float32_answers_do_not_depend_on_how_many_are_cast_together(method, monkeypatch):
+    rows = np.random.default_rng(0).standard_normal((N, 2)).astype(np.float32)
+    gm = GaussianMixture(2, random_state=0).fit(rows)
+    whole = getattr(gm, method)(rows)
+    monkeypatch.setattr(evaluation, "_CAST_ROWS", 64)
+    cut = getattr(gm, method)(rows)
+    assert cut.dtype == whole.dtype
+    np.testing.assert_array_equal(cut, whole)
+
+
+def test_a_pickled_predictor_answers_the_same(fitted):
+    gm, rows = fitted
+    predictor = prediction.Predictor.of(gm)
+    copy = pickle.loads(pickle.dumps(predictor))
+    assert isinstance(copy, prediction.Predictor)
+    for one, other in zip(predictor.evaluate(rows, "labels"), copy.evaluate(rows, "labels"), strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
+@pytest.mark.parametrize(("n_jobs", "error"), [(0, ValueError), (1.0, TypeError), ("2", TypeError)])
+def test_threads_that_cannot_be_are_refused_for_few_rows_too(n_jobs, error):
+    rows = np.random.default_rng(0).standard_normal((20, 2))
+    gm = GaussianMixture(1, n_jobs=1).fit(rows)
+    gm.predict(rows)
+    gm.set_params(n_jobs=n_jobs)
+    with pytest.raises(error, match="n_jobs must"):
+        gm.predict(rows)
+
+
+def test_rows_that_lack_entries_and_rows_far_away_are_no_error():
+    rows = np.random.default_rng(0).standard_normal((N, 2))
+    gm = GaussianMixture(2, missing="em", random_state=0).fit(rows)
+    rows[3, 0], rows[7] = np.nan, 1e200
+    assert gm.score_samples(rows)[7] == -np.inf
+    assert np.isfinite(gm.predict_proba(rows)).all()
+    assert gm.predict(rows).shape == (N,)
+
+
+def test_a_pass_amid_another_has_memory_of_its_own(fitted):
+    gm, rows = fitted
+    gm.predict(rows)
+    (writer,) = prediction.Predictor.of(gm)._few_writers.values()
+    share, used = writer._share, []
+
+    def run(*arguments):
+        *_, scratch, _, _, labels, lost = arguments
+        used.append((scratch, labels, lost))
+        if len(used) == 1:  # as another thread may
+            gm.predict(rows[:9])
+        share(*arguments)
+
+    writer._share = run
+    try:
+        gm.predict(rows)
+        gm.predict(rows)
+    finally:
+        writer._share = share
+    first, amid, after = used
+    assert not any(np.shares_memory(one, other) for one, other in zip(first, amid, strict=True))
+    assert after[0] is first[0] or after[0] is amid[0]

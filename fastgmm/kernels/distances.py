@@ -1,7 +1,8 @@
 """Squared distances of rows to centres: k-means++ seeding and Lloyd's passes over a sample of the rows.
 
 A sample is read many times, so it is packed once into tiles, shape (tiles, d * b): feature by feature, zeros beyond
-the last row and feature. Centres are taken two at a time, four features at a time or just two, and padded to that.
+the last row and feature. Centres are taken two at a time, features four at a time, or two where there are no more, and
+both are padded to that.
 """
 
 import numpy as np
@@ -15,7 +16,7 @@ _INTEGERS = int64[::1]
 
 
 def _padded(features: int) -> int:
-    """Features and those that fill up what loops take at a time."""
+    """How many features there are once padded to what the loops take at a time."""
     return 2 if features <= 2 else -(-features // 4) * 4
 
 

@@ -544,9 +544,9 @@ class Mixture:
         copies = complete(Evaluator(self.parameters, self.covariance_type), points, n, check_random(random_state))
         return copies.reshape(n, *leading, self.n_features)
 
-    def evaluate(self, rows: np.ndarray, *wanted: Wanted, missing: bool = False, single: bool = False) -> RowsOut:
-        """One pass over checked rows (n, d) that writes what is wanted; see `Evaluator`."""
-        return Evaluator(self.parameters, self.covariance_type, single).evaluate(rows, *wanted, missing=missing)
+    def evaluate(self, rows: np.ndarray, *wanted: Wanted, missing: bool = False) -> RowsOut:
+        """One pass over checked rows (n, d) that writes what is wanted; see `Evaluator.evaluate`."""
+        return Evaluator(self.parameters, self.covariance_type).evaluate(rows, *wanted, missing=missing)
 
     def save(self, path: str | Path) -> None:
         """Write to a NumPy .npz file, without pickle."""

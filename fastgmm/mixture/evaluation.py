@@ -9,7 +9,7 @@ from scipy.sparse import csr_array
 
 from fastgmm.covariance import STRUCTURES, Parameters
 from fastgmm.kernels._threads import threads
-from fastgmm.sources import ArrayRows, open_rows
+from fastgmm.sources import open_rows
 from fastgmm.sources.array import FewWriter, RowsOut, Wanted, are_few
 
 _SINGLE = np.dtype(np.float32)
@@ -20,7 +20,7 @@ _SHARES = 1 << 22  # responsibilities found at a time where a few of each row's 
 class Evaluator:
     """Parameters under which rows are read, pass after pass; what passes need of them is made once.
 
-    It travels to workers.
+    Pickled, for workers, it leaves behind what it has made.
 
     Parameters
     ----------
@@ -29,7 +29,7 @@ class Evaluator:
     covariance_type : str
         A key of `covariance.STRUCTURES`.
     single : bool, default=False
-        Whether float32 rows are read and answered in float32, as far as that suffices.
+        Whether float32 rows are answered in float32, and read in it where that suffices; not if labels are wanted.
     n_jobs : int or None, default=None
         How many threads share a pass at most, as `GaussianMixture` has it.
     """
@@ -41,8 +41,8 @@ class Evaluator:
         self.parameters = Parameters(*[part if part.flags.writeable else part.copy() for part in parameters])
         self.covariance_type, self.structure = covariance_type, STRUCTURES[covariance_type]
         self.single, self.n_jobs = single, n_jobs
-        self._forms: dict[Any, Any] = {}
-        self._few_writers: dict[Any, FewWriter] = {}
+        self._forms: dict[bool, Any] = {}  # in float32 or not
+        self._few_writers: dict[Any, FewWriter] = {}  # by the type of the rows, and whether in float32
 
     def __reduce__(self) -> tuple[Any, ...]:
         return type(self), (self.parameters, self.covariance_type, self.single, self.n_jobs)
@@ -64,15 +64,18 @@ class Evaluator:
         single = self.single and rows.dtype == _SINGLE and "labels" not in wanted
         if single and len(rows) > _CAST_ROWS:
             blocks = (rows[i : i + _CAST_ROWS] for i in range(0, len(rows), _CAST_ROWS))
-            parts = [self.evaluate(block, *wanted, missing=missing, check=check)[:3] for block in blocks]
-            log_likelihoods, responsibilities, labels = map(np.concatenate, zip(*parts, strict=True))
-            return RowsOut(log_likelihoods, responsibilities, labels, 0)
-        if are_few(rows) and not missing:
+            parts = [self.evaluate(block, *wanted, missing=missing, check=check) for block in blocks]
+            *arrays, lost = zip(*parts, strict=True)
+            log_likelihoods, responsibilities, labels = map(np.concatenate, arrays)
+            return RowsOut(log_likelihoods, responsibilities, labels, sum(lost))
+        if are_few(rows) and not missing:  # done before it is known how many threads there may be
             out = self._write_few(rows, wanted, single)
         elif len(rows):
             source = open_rows(rows, missing=missing)
+            # Of rows that lack entries it is large beside the rows, if they are few.
+            form = source.form(self.structure, self.parameters, single) if missing else self._form(single)
             with threads(self.n_jobs):
-                out = source.map(self._form(source, single), *wanted)
+                out = source.map(form, *wanted)
         else:
             out = RowsOut(np.empty(0), np.empty((0, self.n_components)), np.empty(0, np.int64), 0)
         if out.lost:
@@ -86,15 +89,14 @@ class Evaluator:
         kind = rows.dtype, single
         writer = self._few_writers.get(kind)
         if writer is None:
-            writer = self._few_writers[kind] = FewWriter(self._form(ArrayRows(rows), single))
+            writer = self._few_writers[kind] = FewWriter(self._form(single))
         return writer.write(rows, wanted)
 
-    def _form(self, source: ArrayRows, single: bool) -> Any:
-        """The fastest form for such rows."""
-        kind = type(source), single and source.single
-        if kind not in self._forms:
-            self._forms[kind] = source.form(self.structure, self.parameters, single)
-        return self._forms[kind]
+    def _form(self, single: bool) -> Any:
+        """The fastest form for rows that lack nothing."""
+        if single not in self._forms:
+            self._forms[single] = self.structure.form(self.parameters, single)
+        return self._forms[single]
 
     def _evaluate_far(self, rows: np.ndarray, wanted: tuple[Wanted, ...], missing: bool) -> RowsOut:
         """The same by the form that is good for any data, and of rows that even that loses, which are too far."""

@@ -44,8 +44,8 @@ class RowsOut(NamedTuple):
         return RowsOut(log_likelihoods.astype(_FLOAT32), responsibilities.astype(_FLOAT32), labels, lost)
 
 
-# Of what was not asked for.
-NOTHING = RowsOut(np.empty(0), np.empty((0, 0)), np.empty(0, np.int64), 0)
+# What stands for an answer that was not asked for.
+_NOTHING = RowsOut(np.empty(0), np.empty((0, 0)), np.empty(0, np.int64), 0)
 
 
 def _as_kernel_rows(rows: np.ndarray) -> np.ndarray:
@@ -90,19 +90,21 @@ def are_few(rows: np.ndarray) -> bool:
 def _make_room(n: int, form: Any, wanted: tuple[Wanted, ...]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Arrays for what is `wanted` of n rows, in the order of `RowsOut`."""
     return (
-        np.empty(n) if "log_likelihoods" in wanted else NOTHING.log_likelihoods,
-        np.empty((n, form.means.shape[0])) if "responsibilities" in wanted else NOTHING.responsibilities,
-        np.empty(n, np.int64) if "labels" in wanted else NOTHING.labels,
+        np.empty(n) if "log_likelihoods" in wanted else _NOTHING.log_likelihoods,
+        np.empty((n, form.means.shape[0])) if "responsibilities" in wanted else _NOTHING.responsibilities,
+        np.empty(n, np.int64) if "labels" in wanted else _NOTHING.labels,
     )
 
 
 class FewWriter:
-    """Passes over few rows under a form, which write what `ArrayRows.map` does, without what is there for many.
+    """Passes over few rows, which write what `ArrayRows.map` does, without spans, workers and threads.
+
+    Several Python threads may use it at once.
 
     Parameters
     ----------
     form : Form
-        What the passes need of the parameters; their rows are all of one type.
+        What the passes need of the parameters. The rows of all passes have one dtype.
     """
 
     def __init__(self, form: Any) -> None:
@@ -254,7 +256,7 @@ class ArrayRows(RangedRows):
     _moments: tuple[np.ndarray, np.ndarray, np.ndarray] | None = None
 
     def __init__(self, rows: np.ndarray, weights: np.ndarray | None = None) -> None:
-        self._buffers = {}
+        super().__init__()
         self.n_rows, self.n_features = rows.shape
         self.total_weight = float(self.n_rows if weights is None else weights.sum())
         self._rows = rows

@@ -94,7 +94,7 @@ class IncompleteRows(ArrayRows):
         return add(total, incomplete.reduce(form.incomplete, total.centres)) if places.size else total
 
     def map(self, form: Forms, *wanted: Wanted) -> RowsOut:
-        """Write what is asked for of every row under `form`."""
+        """Write what is `wanted` of every row under `form`."""
         parts = [
             (places, source.map(getattr(form, kind), *wanted)) for kind, places, source in self._parts if places.size
         ]
