@@ -22,7 +22,7 @@ _ALONE = 16  # float64s in two lines, which processors fetch as a pair: in none 
 _KEPT = 1 << 18  # bytes of memory that may wait for the next few rows
 _WORTH_A_WORKER = 1 << 19  # rows times terms of their sums: some 100 µs, as much as sharing a pass costs
 _SPANS_PER_WORKER = 32  # enough that the last ones do not leave a worker idle
-_FLOAT32 = np.dtype(np.float32)
+_FLOAT32, _INT64 = np.dtype(np.float32), np.dtype(np.int64)
 _FLOATS = frozenset({np.dtype(np.float64), _FLOAT32})
 _NO_WEIGHTS = np.empty(0)
 
@@ -89,11 +89,14 @@ def are_few(rows: np.ndarray) -> bool:
 
 def _make_room(n: int, form: Any, wanted: tuple[Wanted, ...]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Arrays for what is `wanted` of n rows, in the order of `RowsOut`."""
-    return (
-        np.empty(n) if "log_likelihoods" in wanted else _NOTHING.log_likelihoods,
-        np.empty((n, form.means.shape[0])) if "responsibilities" in wanted else _NOTHING.responsibilities,
-        np.empty(n, np.int64) if "labels" in wanted else _NOTHING.labels,
-    )
+    log_likelihoods, responsibilities, labels, _ = _NOTHING
+    if "log_likelihoods" in wanted:
+        log_likelihoods = np.empty(n)
+    if "responsibilities" in wanted:
+        responsibilities = np.empty((n, len(form.means)))
+    if "labels" in wanted:
+        labels = np.empty(n, _INT64)
+    return log_likelihoods, responsibilities, labels
 
 
 class FewWriter:
