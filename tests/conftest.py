@@ -40,9 +40,11 @@ def quiet_wrapping():
 def shared_passes(request, monkeypatch):
     """Tests of threads need not have so many rows that sharing a pass pays, and compiling what shares it."""
     if request.node.get_closest_marker("threads"):
-        from fastgmm.kernels import _jit  # not before the folder is set
+        from fastgmm import prediction  # not before the folder is set
+        from fastgmm.kernels import _jit
         from fastgmm.sources import array
 
+        prediction._remembered_predictor.cache_clear()  # what is kept knows for how many rows
         monkeypatch.setattr(array, "_WORTH_A_WORKER", 1)
         monkeypatch.setattr(_jit, "WORTH_A_DRIVER", 0)
 

@@ -10,7 +10,7 @@ from fastgmm.kernels._jit import COMPILED, RANGE_ROWS
 from fastgmm.kernels._threads import threads
 from fastgmm.kernels.forms import scratch_size, sums_size
 from fastgmm.sources import ArrayRows, array
-from fastgmm.sources.array import FewWriter, are_few
+from fastgmm.sources.array import FewWriter
 from fastgmm.statistics import TreeSum
 
 NUMBERS = (1, 2, 255, 256, 257, 2047, 2048, 2049, 5000) if COMPILED else (1, 257)
@@ -145,11 +145,15 @@ def test_few_rows_that_are_lost_are_counted():
         assert [writer.write(some, ("labels",)).lost for some in (rows, rows[:9], rows[4:9])] == [2, 1, 0]
 
 
-def test_few_rows_are_one_range_that_kernels_read():
-    rows = np.zeros((RANGE_ROWS + 1, 2))
-    assert are_few(rows[:1]) and are_few(rows[1:]) and are_few(rows[1:].astype(np.float32)) and are_few(rows[::2])
-    assert not are_few(rows) and not are_few(rows[:0]) and not are_few(rows[:9].astype(int))
-    assert not are_few(rows[1:].astype(">f8")) and not are_few(LAYOUTS["unaligned"](rows[:9]))
+@pytest.mark.parametrize(("k", "d"), [(1, 1), (3, 2), (40, 20)])
+def test_few_rows_are_those_not_worth_sharing(k, d):
+    _, form, _ = case("full", d=d, k=k)
+    takes, most = FewWriter(form).takes, array.most_alone(sums_size(form))
+    assert array.count_shares(most, sums_size(form)) == 1 < array.count_shares(most + 1, sums_size(form))
+    rows = np.broadcast_to(np.zeros(d), (most + 1, d))
+    assert takes(rows[:1]) and takes(rows[1:]) and takes(rows[1:].astype(np.float32)) and takes(rows[::2])
+    assert not takes(rows) and not takes(rows[:0]) and not takes(rows[:9].astype(int))
+    assert not takes(rows[1:].astype(">f8")) and not takes(LAYOUTS["unaligned"](rows[:9]))
 
 
 @pytest.mark.parametrize("kind", ["centred", "expanded"])
@@ -287,6 +291,21 @@ def test_the_number_of_threads_does_not_change_a_bit(structure, d, kind, spans_p
     with threads(2):
         together = ArrayRows(rows, row_weights).reduce(form)
     assert same_bits(alone, together)
+
+
+@two_routes
+@pytest.mark.parametrize("n", [RANGE_ROWS + 1, 3 * RANGE_ROWS, LONG])
+@pytest.mark.parametrize("weighted", [False, True])
+def test_a_pass_alone_has_the_bits_of_one_that_is_shared(structure, d, kind, n, weighted, monkeypatch):
+    _, form, rows = case(structure, d, kind, n=n)
+    weights = np.random.default_rng(0).uniform(size=n) if weighted else None
+    wanted = ("log_likelihoods", "responsibilities", "labels")
+    alone, written = ArrayRows(rows, weights).reduce(form), FewWriter(form).write(rows, wanted)
+    monkeypatch.setattr(array, "_WORTH_A_WORKER", 1)
+    assert not FewWriter(form).takes(rows)
+    with threads(2):
+        assert same_bits(alone, ArrayRows(rows, weights).reduce(form))
+        assert same_bits(written, ArrayRows(rows).map(form, *wanted))
 
 
 @pytest.mark.threads

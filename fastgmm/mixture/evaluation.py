@@ -10,7 +10,7 @@ from scipy.sparse import csr_array
 from fastgmm.covariance import STRUCTURES, Parameters
 from fastgmm.kernels._threads import threads
 from fastgmm.sources import open_rows
-from fastgmm.sources.array import FewWriter, RowsOut, Wanted, are_few
+from fastgmm.sources.array import FewWriter, RowsOut, Wanted
 
 _SINGLE = np.dtype(np.float32)
 _CAST_ROWS = 1 << 18  # rows whose answers are cast to float32 together
@@ -68,8 +68,8 @@ class Evaluator:
             *arrays, lost = zip(*parts, strict=True)
             log_likelihoods, responsibilities, labels = map(np.concatenate, arrays)
             return RowsOut(log_likelihoods, responsibilities, labels, sum(lost))
-        if are_few(rows) and not missing:  # done before it is known how many threads there may be
-            out = self._write_few(rows, wanted, single)
+        if not missing and (writer := self._few_writer(rows.dtype, single)).takes(rows):
+            out = writer.write(rows, wanted)  # done before it is known how many threads there may be
         elif len(rows):
             source = open_rows(rows, missing=missing)
             # Of rows that lack entries it is large beside the rows, if they are few.
@@ -85,12 +85,13 @@ class Evaluator:
                 out = self._evaluate_far(rows, wanted, missing)
         return out.narrowed() if single else out
 
-    def _write_few(self, rows: np.ndarray, wanted: tuple[Wanted, ...], single: bool) -> RowsOut:
-        kind = rows.dtype, single
+    def _few_writer(self, dtype: np.dtype, single: bool) -> FewWriter:
+        """What answers for few rows of that type."""
+        kind = dtype, single
         writer = self._few_writers.get(kind)
         if writer is None:
             writer = self._few_writers[kind] = FewWriter(self._form(single))
-        return writer.write(rows, wanted)
+        return writer
 
     def _form(self, single: bool) -> Any:
         """The fastest form for rows that lack nothing."""

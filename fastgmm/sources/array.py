@@ -77,16 +77,6 @@ def block_rows(features: int) -> int:
     return RANGE_ROWS << (ranges.bit_length() - 1)
 
 
-def _are_readable(rows: np.ndarray) -> bool:
-    """Whether kernels can read them as they lie."""
-    return rows.dtype in _FLOATS and rows.flags.aligned
-
-
-def are_few(rows: np.ndarray) -> bool:
-    """Whether they are one range that kernels can read: to share it, or to cut it, would take longer than a pass."""
-    return 0 < len(rows) <= RANGE_ROWS and _are_readable(rows)
-
-
 def _make_room(n: int, form: Any, wanted: tuple[Wanted, ...]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Arrays for what is `wanted` of n rows, in the order of `RowsOut`."""
     log_likelihoods, responsibilities, labels, _ = _NOTHING
@@ -99,8 +89,18 @@ def _make_room(n: int, form: Any, wanted: tuple[Wanted, ...]) -> tuple[np.ndarra
     return log_likelihoods, responsibilities, labels
 
 
+def count_shares(n_rows: int, terms: int) -> int:
+    """How many workers repay sharing a pass over so many rows, of whose sums there are so many `terms`."""
+    return min(-(-n_rows // RANGE_ROWS), max(1, n_rows * terms // _WORTH_A_WORKER))
+
+
+def most_alone(terms: int) -> int:
+    """The most rows for which `count_shares` says one."""
+    return max(RANGE_ROWS, (2 * _WORTH_A_WORKER - 1) // terms)
+
+
 class FewWriter:
-    """Passes over few rows, which write what `ArrayRows.map` does, without spans, workers and threads.
+    """Passes over so few rows that to share one would not pay; they write what `ArrayRows.map` does, but sooner.
 
     Several Python threads may use it at once.
 
@@ -111,9 +111,13 @@ class FewWriter:
     """
 
     def __init__(self, form: Any) -> None:
-        self._form = form
+        self._form, self._most = form, most_alone(sums_size(form))
         self._share: Callable[..., Any] | None = None
         self._idle: deque[tuple[np.ndarray, np.ndarray]] = deque(maxlen=1)  # memory that no thread is using
+
+    def takes(self, rows: np.ndarray) -> bool:
+        """Whether rows are so few, and lie so that kernels can read them."""
+        return 0 < len(rows) <= self._most and rows.dtype in _FLOATS and rows.flags.aligned
 
     def write(self, rows: np.ndarray, wanted: tuple[Wanted, ...]) -> RowsOut:
         """Write what is `wanted` of every row."""
@@ -124,7 +128,8 @@ class FewWriter:
             memory = aligned_zeros((1, scratch_size(form)), form.means.dtype), np.zeros((1, 1), np.int64)
         scratch, lost = memory
         out = _make_room(len(rows), self._form, wanted)
-        arguments = 0, _as_kernel_rows(rows), self._form, 1, 1, scratch, *out, lost
+        ranges = -(-len(rows) // RANGE_ROWS)
+        arguments = 0, _as_kernel_rows(rows), self._form, ranges, ranges, scratch, *out, lost
         if self._share is None:
             self._share = overload_for(passes.rows_share, *arguments)
         self._share(*arguments)
@@ -140,11 +145,6 @@ class Readable(NamedTuple):
     rows: np.ndarray  # (m, d)
     weights: np.ndarray  # (m,), or (0,) where all count alike
     last: bool
-
-
-def count_shares(n_rows: int, terms: int) -> int:
-    """How many workers repay sharing a pass over so many rows, of whose sums there are so many `terms`."""
-    return min(-(-n_rows // RANGE_ROWS), max(1, n_rows * terms // _WORTH_A_WORKER))
 
 
 class RangedRows:
@@ -253,7 +253,8 @@ class ArrayRows(RangedRows):
     """
 
     memory: dict[Any, Any] | None = None
-    _layout: tuple[Any, ...] = ()  # of the form that the arguments below are for
+    _layout: tuple[Any, ...] = ()  # of the form that what follows is for
+    _alone = False  # whether to share a pass would not pay
     _arguments: tuple[Any, ...] = ()
     # Those of the sums among them, where moments are the sums as they lie: weight, first and second.
     _moments: tuple[np.ndarray, np.ndarray, np.ndarray] | None = None
@@ -268,8 +269,7 @@ class ArrayRows(RangedRows):
         self.single = rows.dtype == _FLOAT32 and (
             weights is None or is_tame(weights.min(initial=1.0), weights.max(initial=1.0))
         )
-        self._in_place = _are_readable(rows)
-        self._few = are_few(rows)
+        self._in_place = rows.dtype in _FLOATS and rows.flags.aligned
 
     @property
     def weighted(self) -> bool:
@@ -313,13 +313,15 @@ class ArrayRows(RangedRows):
         return np.minimum(found, self.n_rows - 1)  # rounded to 1, a place is beyond the last
 
     def reduce(self, form: Any, centres: np.ndarray | None = None) -> Statistics:
-        """As for any rows, without what is there for many ranges: few rows take less time than that."""
-        if centres is not None or not self._few:
+        """As for any rows, but of so few that to share a pass would not pay without what is there for that."""
+        if centres is not None:
             return super().reduce(form, centres)
         means = form.means
         layout = type(form), means.shape, means.dtype
         if self._layout != layout:
             self._lay_out(form, layout)
+        if not self._alone:
+            return super().reduce(form)
         self._share(0, self._kernel_rows, self._weights, form, means, *self._arguments)
         sums, parts = self._sums_of_few, self._moments
         if parts is None:
@@ -329,9 +331,14 @@ class ArrayRows(RangedRows):
 
     def _lay_out(self, form: Any, layout: tuple[Any, ...]) -> None:
         """Prepare memory and the compiled function for passes under forms like this one."""
-        sums = np.zeros((1, sums_size(form)))
-        self._layout, self._kernel_rows, self._sums_of_few = layout, _as_kernel_rows(self._rows), sums[0]
-        self._arguments = (1, 1, self._scratch(1, form), np.zeros((1, *sums.shape)), sums)
+        self._layout, terms = layout, sums_size(form)
+        self._alone = self._in_place and 0 < self.n_rows <= most_alone(terms)
+        if not self._alone:
+            return
+        sums, ranges = np.zeros((1, terms)), -(-self.n_rows // RANGE_ROWS)
+        span = _power_of_two_at_least(ranges)
+        self._kernel_rows, self._sums_of_few = _as_kernel_rows(self._rows), sums[0]
+        self._arguments = (ranges, span, self._scratch(1, form), np.zeros((1, span.bit_length(), terms)), sums)
         arguments = self._kernel_rows, self._weights, form, form.means, *self._arguments
         self._share = overload_for(passes.statistics_share, 0, *arguments)
         moments: Moments = form.cut(sums[0], form.means, self.n_features)
