@@ -1,8 +1,7 @@
 """The door: what users pass in becomes checked arrays, without copying what need not be copied."""
 
-import contextlib
 import functools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any, TypeVar
 
 import numpy as np
@@ -209,21 +208,25 @@ def check_random(random_state: Any) -> Any:
 _idle: list[np.random.RandomState] = []
 
 
-@contextlib.contextmanager
-def lend_random(seed: int) -> Iterator[np.random.RandomState]:
+class lend_random:
     """`RandomState(seed)` for a block that keeps no hold of it.
 
     One that an earlier block has done with is seeded anew: a new one would gather randomness for 70 µs, in vain.
     """
-    try:
-        random = _idle.pop()
-    except IndexError:
-        random = np.random.RandomState(0)
-    random.seed(seed)
-    try:
-        yield random
-    finally:
-        _idle.append(random)
+
+    def __init__(self, seed: int) -> None:
+        self._seed = seed
+
+    def __enter__(self) -> np.random.RandomState:
+        try:
+            self._random = _idle.pop()
+        except IndexError:
+            self._random = np.random.RandomState(0)
+        self._random.seed(self._seed)
+        return self._random
+
+    def __exit__(self, *_: object) -> None:
+        _idle.append(self._random)
 
 
 def computes_in_float64(rows: np.ndarray) -> bool:

@@ -1,7 +1,6 @@
 """Errors and warnings of fits, and how an error leaves an estimator."""
 
-import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -54,12 +53,15 @@ def step_failed(fault: str, before: Mixture) -> DegenerateFitError:
     return DegenerateFitError(f"{_ILL_DEFINED} What failed: {fault}.", before)
 
 
-@contextlib.contextmanager
-def unchanged_on_error(estimator: Any) -> Iterator[None]:
-    """Leave the estimator as it was if the block raises."""
-    before = estimator.__dict__.copy()
-    try:
-        yield
-    except BaseException:
-        estimator.__dict__ = before
-        raise
+class unchanged_on_error:
+    """Leaves the estimator as it was if the block raises."""
+
+    def __init__(self, estimator: Any) -> None:
+        self._estimator, self._before = estimator, estimator.__dict__.copy()
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if kind is not None:
+            self._estimator.__dict__ = self._before
