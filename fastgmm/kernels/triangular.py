@@ -254,7 +254,7 @@ def _set_log_constants(weights, factors, out):
 
 
 def triangular_log_constants(weights: np.ndarray, factors: np.ndarray) -> np.ndarray:
-    """log w + log |F| - d/2 log 2π of contiguous factors (k, d, d); -inf for a component without weight."""
+    """log w + log |F| - d/2 log 2π of contiguous lower triangular factors (k, d, d); -inf without weight."""
     out = np.empty(len(factors))
     _set_log_constants.call(np.ascontiguousarray(weights, FLOAT64), factors, out)
     return out

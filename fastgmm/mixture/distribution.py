@@ -502,9 +502,7 @@ class Mixture:
         array([2., 2.])
         """
         points, leading = check_points(X, self.n_features, allow_missing=True)
-        return complete(Evaluator(self.parameters, self.covariance_type), points, 1, None)[0].reshape(
-            *leading, self.n_features
-        )
+        return complete(self._evaluator, points, 1, None)[0].reshape(*leading, self.n_features)
 
     def rvs_missing(self, X: Any, n: int = 1, random_state: Any = None) -> np.ndarray:
         """Draw completed copies of points: missing entries from their distribution given the observed entries.
@@ -541,12 +539,16 @@ class Mixture:
         if n < 0:
             raise ValueError(f"n must not be negative, but got {n}.")
         points, leading = check_points(X, self.n_features, allow_missing=True)
-        copies = complete(Evaluator(self.parameters, self.covariance_type), points, n, check_random(random_state))
+        copies = complete(self._evaluator, points, n, check_random(random_state))
         return copies.reshape(n, *leading, self.n_features)
+
+    @property
+    def _evaluator(self) -> Evaluator:
+        return Evaluator(self.parameters, self.covariance_type)
 
     def evaluate(self, rows: np.ndarray, *wanted: Wanted, missing: bool = False) -> RowsOut:
         """One pass over checked rows (n, d) that writes what is wanted; see `Evaluator.evaluate`."""
-        return Evaluator(self.parameters, self.covariance_type).evaluate(rows, *wanted, missing=missing)
+        return self._evaluator.evaluate(rows, *wanted, missing=missing)
 
     def save(self, path: str | Path) -> None:
         """Write to a NumPy .npz file, without pickle."""

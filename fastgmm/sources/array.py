@@ -89,6 +89,11 @@ def _make_room(n: int, form: Any, wanted: tuple[Wanted, ...]) -> tuple[np.ndarra
     return log_likelihoods, responsibilities, labels
 
 
+def _are_readable(rows: np.ndarray) -> bool:
+    """Whether kernels can read them as they lie."""
+    return rows.dtype in _FLOATS and rows.flags.aligned
+
+
 def count_shares(n_rows: int, terms: int) -> int:
     """How many workers repay sharing a pass over so many rows, of whose sums there are so many `terms`."""
     return min(-(-n_rows // RANGE_ROWS), max(1, n_rows * terms // _WORTH_A_WORKER))
@@ -117,7 +122,7 @@ class FewWriter:
 
     def takes(self, rows: np.ndarray) -> bool:
         """Whether rows are so few, and lie so that kernels can read them."""
-        return 0 < len(rows) <= self._most and rows.dtype in _FLOATS and rows.flags.aligned
+        return 0 < len(rows) <= self._most and _are_readable(rows)
 
     def write(self, rows: np.ndarray, wanted: tuple[Wanted, ...]) -> RowsOut:
         """Write what is `wanted` of every row."""
@@ -269,7 +274,7 @@ class ArrayRows(RangedRows):
         self.single = rows.dtype == _FLOAT32 and (
             weights is None or is_tame(weights.min(initial=1.0), weights.max(initial=1.0))
         )
-        self._in_place = rows.dtype in _FLOATS and rows.flags.aligned
+        self._in_place = _are_readable(rows)
 
     @property
     def weighted(self) -> bool:
@@ -332,7 +337,7 @@ class ArrayRows(RangedRows):
     def _lay_out(self, form: Any, layout: tuple[Any, ...]) -> None:
         """Prepare memory and the compiled function for passes under forms like this one."""
         self._layout, terms = layout, sums_size(form)
-        self._alone = self._in_place and 0 < self.n_rows <= most_alone(terms)
+        self._alone = self._in_place and count_shares(self.n_rows, terms) == 1
         if not self._alone:
             return
         sums, ranges = np.zeros((1, terms)), -(-self.n_rows // RANGE_ROWS)
