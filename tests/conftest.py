@@ -44,7 +44,7 @@ def shared_passes(request, monkeypatch):
         from fastgmm.kernels import _jit
         from fastgmm.sources import array
 
-        prediction._remembered_predictor.cache_clear()  # what is kept knows for how many rows
+        monkeypatch.setattr(prediction, "_kept", ())  # what is kept knows for how many rows
         monkeypatch.setattr(array, "_WORTH_A_WORKER", 1)
         monkeypatch.setattr(_jit, "WORTH_A_DRIVER", 0)
 

@@ -77,29 +77,50 @@ def test_finite_rows_far_away_are_no_error(fitted):
 
 
 @pytest.mark.parametrize("name", ["weights_", "means_", "precisions_cholesky_"])
-def test_a_number_edited_in_place_counts(fitted, name):
+def test_a_number_edited_in_place_counts(fitted, name, monkeypatch):
     gm, rows = fitted
     before, array = gm.score_samples(rows), getattr(gm, name)
     first = array.flat[0]
     array.flat[0] = 0.5 * first + 0.125
     edited = gm.score_samples(rows)
-    prediction._remembered_predictor.cache_clear()
+    monkeypatch.setattr(prediction, "_kept", ())
     np.testing.assert_array_equal(gm.score_samples(rows), edited)
     array.flat[0] = first
     np.testing.assert_array_equal(gm.score_samples(rows), before)
     assert not np.allclose(edited, before)
 
 
-def test_what_is_large_is_not_kept():
+@pytest.mark.parametrize("kind", [np.copy, np.ndarray.tolist, np.asfortranarray, lambda array: array.astype(object)])
+def test_arrays_of_any_kind_may_take_the_place_of_fitted_ones(fitted, kind):
+    gm, rows = fitted
+    before, means = gm.score_samples(rows), gm.means_
+    for array in (means + 1.0, means):
+        gm.means_ = kind(array)
+        moved = rows + (array - means)[0]
+        np.testing.assert_allclose(gm.score_samples(moved), before, rtol=1e-12, atol=1e-12)
+    gm.means_ = means
+
+
+def test_predictors_are_kept_of_as_many_estimators_as_there_is_room_for(monkeypatch):
+    monkeypatch.setattr(prediction, "_kept", ())
+    rows = np.random.default_rng(0).standard_normal((50, 2))
+    estimators = [GaussianMixture(1, reg_covar=1e-3 * i).fit(rows) for i in range(prediction._MOST_KEPT + 1)]
+    first = [prediction.Predictor.of(gm) for gm in estimators]
+    again = [prediction.Predictor.of(gm) for gm in estimators[::-1]]
+    assert all(one is other for one, other in zip(first[:0:-1], again[:-1], strict=True))
+    assert first[0] is not again[-1] and len(prediction._kept) == prediction._MOST_KEPT
+
+
+def test_what_is_large_is_not_kept(monkeypatch):
     random = np.random.default_rng(0)
     few = random.standard_normal((70, 2))
     small = GaussianMixture(1).fit(few)
     many = GaussianMixture(1).fit(random.standard_normal((70, 65)))
     wide = GaussianMixture.from_parameters([0.5, 0.5], np.zeros((2, 3000)), np.ones(2), "spherical")
-    prediction._remembered_predictor.cache_clear()
+    monkeypatch.setattr(prediction, "_kept", ())
     for gm in (small, many, wide, small, many, wide):
         gm.predict(np.zeros((3, gm.n_features_in_)))
-    assert prediction._remembered_predictor.cache_info().currsize == 1
+    assert len(prediction._kept) == 1
     long = GaussianMixture.from_parameters(np.full(500, 0.002), np.arange(500.0)[:, None], np.ones(500), "spherical")
     for gm, kept in ((small, 1), (long, 0)):
         gm.predict(np.zeros((3, gm.n_features_in_)))
@@ -166,7 +187,7 @@ def test_rows_that_lack_entries_and_rows_far_away_are_no_error():
 def test_a_pass_amid_another_has_memory_of_its_own(fitted):
     gm, rows = fitted
     gm.predict(rows)
-    (writer,) = prediction.Predictor.of(gm)._few_writers.values()
+    writer = prediction.Predictor.of(gm)._few_writers[rows.dtype, False]
     share, used = writer._share, []
 
     def run(*arguments):

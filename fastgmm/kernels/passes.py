@@ -133,7 +133,7 @@ def rows_span(rows, form, first, last, scratch, log_likelihoods, responsibilitie
     """
     k, d = form.means.shape
     sums, largest, total, inverse, densities, tile = _cut(scratch, k)
-    where = np.empty(TILE_ROWS, np.int64)
+    last_labels = np.empty(TILE_ROWS, np.int64)  # of a tile that is not full
     _clear(tile[rows.shape[1] * TILE_STRIDE : d * TILE_STRIDE])
     exponentials = log_likelihoods.size > 0 or responsibilities.size > 0  # the better time to fetch what comes next
     missed = 0  # counted apart: another worker's count may lie in the same cache line
@@ -143,8 +143,10 @@ def rows_span(rows, form, first, last, scratch, log_likelihoods, responsibilitie
         ahead = place_of(rows, start + count)
         log_densities(form, tile, densities, (ahead[0], 0 if exponentials else ahead[1]))
         if labels.size:
-            find_largest(densities, k, largest, where)
-            _copy(where, labels[start : start + count])
+            full = count == TILE_ROWS
+            find_largest(densities, k, largest, rest(labels, start) if full else rest(last_labels, 0))
+            if not full:
+                _copy(last_labels, labels[start : start + count])
         if not exponentials:
             missed += count_lost(largest, largest, count)
             continue

@@ -121,10 +121,10 @@ def _emit_exponentiate_pair(
 
 def _find_largest(densities, k, largest, where):
     first, *others = rows_of(densities, k, TILE_ROWS)
-    largest[:], where[:] = first, 0
+    largest[:], where[:TILE_ROWS] = first, 0
     for c, values in enumerate(others, start=1):
         larger = values > largest
-        largest[larger], where[larger] = values[larger], c
+        largest[larger], where[:TILE_ROWS][larger] = values[larger], c
 
 
 def _emit_find_largest(e: Emitter, densities: Any, k: Any, largest: Any, where: Any) -> None:
@@ -288,11 +288,17 @@ def sum_log_likelihoods(largest, total, weights, weighted, count):
     return _plain_sum(largest, total)
 
 
-@kernel
+@kernel(flags=SUMS)
 def count_lost(largest, total, count):
     """Count the rows whose log-likelihood is not finite: too far from every component for float64."""
+    # Compared, as isfinite takes x from x, which with these flags is 0 whatever x.
+    sum_ = 0.0
+    for i in range(TILE_ROWS):
+        sum_ += largest[i] + total[i]
     lost = 0
+    if abs(sum_) < np.inf:  # found in half the time that counting takes
+        return lost
     for i in range(count):
-        if not (np.isfinite(largest[i]) and np.isfinite(total[i])):
+        if not (abs(largest[i]) < np.inf and abs(total[i]) < np.inf):
             lost += 1
     return lost

@@ -44,8 +44,8 @@ class RowsOut(NamedTuple):
         return RowsOut(log_likelihoods.astype(_FLOAT32), responsibilities.astype(_FLOAT32), labels, lost)
 
 
-# What stands for an answer that was not asked for.
-_NOTHING = RowsOut(np.empty(0), np.empty((0, 0)), np.empty(0, np.int64), 0)
+# What stands for answers that were not asked for.
+_NO_NUMBERS, _NO_SHARES, _NO_LABELS = np.empty(0), np.empty((0, 0)), np.empty(0, np.int64)
 
 
 def _as_kernel_rows(rows: np.ndarray) -> np.ndarray:
@@ -79,14 +79,11 @@ def block_rows(features: int) -> int:
 
 def _make_room(n: int, form: Any, wanted: tuple[Wanted, ...]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Arrays for what is `wanted` of n rows, in the order of `RowsOut`."""
-    log_likelihoods, responsibilities, labels, _ = _NOTHING
-    if "log_likelihoods" in wanted:
-        log_likelihoods = np.empty(n)
-    if "responsibilities" in wanted:
-        responsibilities = np.empty((n, len(form.means)))
-    if "labels" in wanted:
-        labels = np.empty(n, _INT64)
-    return log_likelihoods, responsibilities, labels
+    return (
+        np.empty(n) if "log_likelihoods" in wanted else _NO_NUMBERS,
+        np.empty((n, len(form.means))) if "responsibilities" in wanted else _NO_SHARES,
+        np.empty(n, _INT64) if "labels" in wanted else _NO_LABELS,
+    )
 
 
 def _are_readable(rows: np.ndarray) -> bool:
@@ -134,10 +131,11 @@ class FewWriter:
         scratch, lost = memory
         out = _make_room(len(rows), self._form, wanted)
         ranges = -(-len(rows) // RANGE_ROWS)
-        arguments = 0, _as_kernel_rows(rows), self._form, ranges, ranges, scratch, *out, lost
+        others = self._form, ranges, ranges, scratch, *out, lost
         if self._share is None:
-            self._share = overload_for(passes.rows_share, *arguments)
-        self._share(*arguments)
+            self._share = overload_for(passes.rows_share, 0, _as_kernel_rows(rows), *others)
+        # What is compiled looks at strides alone, so that any view of three dimensions will do.
+        self._share(0, rows[:, :, None], *others)
         if scratch.nbytes <= _KEPT:
             self._idle.append(memory)
         return RowsOut(*out, lost.item())
