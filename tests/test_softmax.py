@@ -41,7 +41,8 @@ def exp(arguments, dtype, k):
 @both_ways
 def test_exp_is_within_one_and_a_half_units(k):
     random = np.random.default_rng(0)
-    halves = (np.arange(-865, 0) + 0.5) * math.log(2)  # where the reduced argument is largest
+    halves = (np.arange(-865, 0) + 0.5) * math.log(2)  # where the reduced argument is largest, or
+    halves = np.append(halves, (random.choice(np.arange(-865 * 16, 0), 1000) + 0.5) * math.log(2) / 16)  # with a table
     arguments = np.concatenate(
         [random.uniform(-600, 0, 2000), random.uniform(-1, 0, 1000), -(10.0 ** random.uniform(-20, 2.7, 1000)), halves]
     )
@@ -57,7 +58,8 @@ def test_exp_is_within_one_and_a_half_units(k):
 @both_ways
 def test_exp_of_float32_is_within_two_units(k):
     random = np.random.default_rng(2)
-    halves = (np.arange(-99, 0) + 0.5) * math.log(2)  # where the reduced argument is largest
+    halves = (np.arange(-99, 0) + 0.5) * math.log(2)  # where the reduced argument is largest, or
+    halves = np.append(halves, (np.arange(-99 * 16, 0) + 0.5) * math.log(2) / 16)  # with a table
     arguments = np.concatenate([random.uniform(-69, 0, 3000), random.uniform(-1, 0, 1000), halves]).astype(np.float32)
     expected = np.exp(arguments.astype(np.longdouble))
     errors = np.abs(exp(arguments, np.float32, k) - expected) / np.spacing(expected.astype(np.float32))

@@ -1,10 +1,10 @@
 """`exp` and `log` for vectors; the C library's are scalar calls of 3 to 7 ns."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from fastgmm.kernels._jit import kernel
+from fastgmm.kernels._jit import VECTOR_BYTES, kernel
 
 # log 2 in two parts: n * LN2_HIGH is exact for every exponent n a float64 can have.
 _LN2_HIGH = 6.93147180369123816490e-01
@@ -15,63 +15,79 @@ class Exponential(NamedTuple):
     """What `exp` needs to know of a type."""
 
     smallest: float  # the result is 0 below
-    log2_e: float
+    steps: float  # in a unit of x: so many to a power of two, over log 2
     rounder: float  # adding it rounds to an integer and leaves that integer in the low bits
-    ln2: tuple[float, float]  # log 2 in two parts: products with the first are exact
+    step: tuple[float, float]  # log 2 over the steps to a power of two, in two parts: products with the first are exact
     coefficients: tuple[float, ...]  # of the powers of r from the highest down to the square; by Remez's exchange
-    mantissa_bits: int
+    shift: int  # from the low bits to where a step is in a number's exponent and mantissa
+    powers: np.ndarray  # bits of 2**(j / steps to a power of two), less j shifted: adding all of m shifted leaves no j
 
 
-# Of least relative error to e**r on |r| <= log(2) / 2: 3.6e-18, and 3.1e-9 for float32. What e**-600 = 1e-260 and
-# e**-69 = 1e-30 are multiplied with gives normal numbers as well. Of smaller ones many products would be subnormal,
-# which some processors take a hundred times as long for: a twelfth of a pass over 128 features, half of one in float32.
+# e**x is 2**n times an entry of a table times a polynomial in the rest r. Sixteen entries are what AVX-512 finds in two
+# registers, or in one of float32; a processor without it has but the power 1, and a longer polynomial.
+_TABLED = VECTOR_BYTES == 64
+_STEP_BITS = 4 if _TABLED else 0
+_PER_POWER = 1 << _STEP_BITS
+_PER_UNIT = _PER_POWER * 1.4426950408889634
+
+
+def _find_powers(real: type, whole: Any, shift: int) -> np.ndarray:
+    powers: np.ndarray = np.array([2.0 ** (j / _PER_POWER) for j in range(_PER_POWER)], real)
+    bits: np.ndarray = powers.view(whole) - (np.arange(_PER_POWER, dtype=whole) << shift)
+    return bits
+
+
+# The polynomials are of least relative error to e**r on |r| <= log(2) / 2 over the powers: 3.6e-18, the short one
+# 1.2e-17, and 3.1e-9 and 1.6e-9 for float32. What e**-600 = 1e-260 and e**-69 = 1e-30 are multiplied with gives normal
+# numbers as well. Of smaller ones many products would be subnormal, which some processors take a hundred times as long
+# for: a twelfth of a pass over 128 features, half of one in float32.
 EXP_DOUBLE = Exponential(
     -600.0,
-    1.4426950408889634,
+    _PER_UNIT,
     6755399441055744.0,
-    (_LN2_HIGH, _LN2_LOW),
-    (
-        2.5000059256054842e-08,
-        2.7630248379742436e-07,
-        2.7557586380882427e-06,
-        2.480149309892918e-05,
-        0.0001984126950657133,
-        0.001388888894363005,
-        0.008333333333494465,
-        0.04166666666653016,
-        0.16666666666666413,
-        0.5000000000000011,
+    (_LN2_HIGH / _PER_POWER, _LN2_LOW / _PER_POWER),
+    (0.0013888594007473907, 0.008333471948475566, 0.04166666669326054, 0.1666666666441707, 0.49999999999999606)
+    if _TABLED
+    else (
+        *(2.5000059256054842e-08, 2.7630248379742436e-07, 2.7557586380882427e-06, 2.480149309892918e-05),
+        *(0.0001984126950657133, 0.001388888894363005, 0.008333333333494465, 0.04166666666653016),
+        *(0.16666666666666413, 0.5000000000000011),
     ),
-    52,
+    52 - _STEP_BITS,
+    _find_powers(np.float64, np.int64, 52 - _STEP_BITS),
 )
 EXP_SINGLE = Exponential(
     -69.0,
-    1.4426950408889634,
+    _PER_UNIT,
     12582912.0,
-    (0.693359375, -2.12194440e-4),
-    (0.001381459852760012, 0.0083687168776981, 0.0416683880462062, 0.16666520631748297, 0.4999999344780462),
-    23,
+    (0.693359375 / _PER_POWER, -2.12194440e-4 / _PER_POWER),
+    (0.16666718470773342, 0.5000161606471971)
+    if _TABLED
+    else (0.001381459852760012, 0.0083687168776981, 0.0416683880462062, 0.16666520631748297, 0.4999999344780462),
+    23 - _STEP_BITS,
+    _find_powers(np.float32, np.int32, 23 - _STEP_BITS),
 )
 
 
 def exp(x: np.ndarray) -> np.ndarray:
     """Return e**x for x <= 0; 0 below -600, or -69 in float32. Within 1.5 ulp.
 
-    x = n log 2 + r with |r| <= log(2) / 2; a polynomial in r, and n goes straight into the exponent bits. This is what
-    runs uncompiled; `softmax` writes the same out in vectors.
+    x = m log(2) / s + r, with s steps to a power of two, m whole and |r| at most half a step: a polynomial in r, and m
+    goes straight into the bits of an entry of the table of powers. This is what runs uncompiled; `softmax` writes the
+    same out in vectors.
     """
     constants = EXP_SINGLE if x.dtype == np.float32 else EXP_DOUBLE
-    integer = np.int32 if x.dtype == np.float32 else np.int64
     bounded = np.maximum(x, constants.smallest)
-    shifted = bounded * constants.log2_e + constants.rounder
-    n = shifted - constants.rounder
-    r = bounded - n * constants.ln2[0] - n * constants.ln2[1]
+    shifted = bounded * constants.steps + constants.rounder
+    m = shifted - constants.rounder
+    r = bounded - m * constants.step[0] - m * constants.step[1]
     q = np.zeros_like(x)
     for coefficient in constants.coefficients:
         q = q * r + coefficient
-    p = 1.0 + (q * (r * r) + r)
-    scaled = (p.view(integer) + (shifted.view(integer) << constants.mantissa_bits)).view(x.dtype)
-    return np.where(x < constants.smallest, x.dtype.type(0.0), scaled)
+    p = q * (r * r) + r
+    low = shifted.view(constants.powers.dtype)
+    scale = (constants.powers[low % _PER_POWER] + (low << constants.shift)).view(x.dtype)
+    return np.where(x < constants.smallest, x.dtype.type(0.0), scale + scale * p)
 
 
 @kernel

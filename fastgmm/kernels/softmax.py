@@ -27,24 +27,25 @@ _TURNED_ROWS = VECTOR_BYTES // 8
 def emit_exp(e: Emitter, arguments: list[ir.Value]) -> list[ir.Value]:
     """`exp` of several vectors at once, step by step."""
     b, constants = e.builder, EXP_DOUBLE if e.bytes == 8 else EXP_SINGLE
-    smallest, log2_e, rounder = (e.constant(c) for c in (constants.smallest, constants.log2_e, constants.rounder))
+    smallest, steps, rounder = (e.constant(c) for c in (constants.smallest, constants.steps, constants.rounder))
     bounded = [e.larger(smallest, x) for x in arguments]  # NaN stays
-    shifted = [e.multiply_add(x, log2_e, rounder) for x in bounded]
-    n = [b.fsub(s, rounder) for s in shifted]
+    shifted = [e.multiply_add(x, steps, rounder) for x in bounded]
+    m = [b.fsub(s, rounder) for s in shifted]
     r = bounded
-    for part in constants.ln2:
-        r = [e.multiply_add(m, e.constant(-part), x) for m, x in zip(n, r, strict=True)]
+    for part in constants.step:
+        r = [e.multiply_add(y, e.constant(-part), x) for y, x in zip(m, r, strict=True)]
     squares = [b.fmul(x, x) for x in r]
     highest, *lower = (e.constant(c) for c in constants.coefficients)
     q = [highest] * len(r)
     for coefficient in lower:
         q = [e.multiply_add(y, x, coefficient) for y, x in zip(q, r, strict=True)]
-    p = [b.fadd(e.multiply_add(y, x2, x), e.constant(1.0)) for y, x2, x in zip(q, squares, r, strict=True)]
+    p = [e.multiply_add(y, x2, x) for y, x2, x in zip(q, squares, r, strict=True)]
     results = []
     for y, s, x in zip(p, shifted, arguments, strict=True):
-        exponent = b.shl(b.bitcast(s, e.integers), ir.Constant(e.integers, [constants.mantissa_bits] * e.lanes))
-        scaled = b.bitcast(b.add(b.bitcast(y, e.integers), exponent), e.vector)
-        results.append(b.select(b.fcmp_ordered("<", x, smallest), e.zeros(), scaled))
+        low = b.bitcast(s, e.integers)
+        exponent = b.shl(low, ir.Constant(e.integers, [constants.shift] * e.lanes))
+        scale = b.bitcast(b.add(e.look_up(constants.powers.tolist(), low), exponent), e.vector)
+        results.append(b.select(b.fcmp_ordered("<", x, smallest), e.zeros(), e.multiply_add(scale, y, scale)))
     return results
 
 

@@ -101,6 +101,22 @@ class Emitter:
         """a where a > b, and b elsewhere, so where either is NaN."""
         return self.builder.select(self.builder.fcmp_ordered(">", a, b), a, b)
 
+    def look_up(self, table: Sequence[int], places: ir.Value) -> ir.Value:
+        """Entries of a table of integers of the elements' size, at the low bits of each place.
+
+        It has one entry, or sixteen, for which vectors have to be those of AVX-512.
+        """
+        b, lanes = self.builder, self.lanes
+        if len(table) == 1:
+            return ir.Constant(self.integers, list(table) * lanes)
+        parts = [ir.Constant(self.integers, list(table[i : i + lanes])) for i in range(0, len(table), lanes)]
+        if len(parts) == 1:
+            name, arguments = "llvm.x86.avx512.permvar.si.512", [parts[0], places]
+        else:
+            name, arguments = "llvm.x86.avx512.vpermi2var.q.512", [parts[0], places, parts[1]]
+        kind = ir.FunctionType(self.integers, [self.integers] * len(arguments))
+        return b.call(cgutils.get_or_insert_function(b.module, kind, name), arguments)
+
     def sum(self, vector: ir.Value) -> ir.Value:
         """The sum of a vector's elements as a double."""
         function = self._intrinsic("vector.reduce.fadd", self.element, [self.element, self.vector])
