@@ -173,7 +173,7 @@ def _measure_all(
 
 
 def _measured_before(results: dict[str, Any], path: Path, again: list[str]) -> list[dict[str, Any]]:
-    """Rows of problems that are not measured again, of the same machine, versions and ways; also take their notes."""
+    """Rows of problems not measured again, of the same machine, versions and ways; also take their notes and date."""
     if not path.exists():
         return []
     stored = json.loads(path.read_text(encoding="utf-8"))
@@ -182,7 +182,10 @@ def _measured_before(results: dict[str, Any], path: Path, again: list[str]) -> l
     for key in ("notes", "agreements"):
         if key in results:
             results[key] = {**stored[key], **results[key]}
-    return [row for row in stored["rows"] if row["problem"]["name"] not in again]
+    kept = [row for row in stored["rows"] if row["problem"]["name"] not in again]
+    if kept:
+        results["since"] = stored.get("since", stored["machine"]["date"])
+    return kept
 
 
 def _conditions(results: dict[str, Any], key: str) -> Any:

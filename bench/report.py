@@ -116,7 +116,8 @@ def _machine(results: dict[str, Any]) -> str:
     machine = results["machine"]
     installed = {name: number for name, number in machine["versions"].items() if number != "not installed"}
     versions = ", ".join(f"{name} {number}" for name, number in installed.items())
-    return f"{machine['processor']}; Python {machine['python']}, {versions}; {machine['date']}."
+    days = " to ".join(sorted({results.get("since", machine["date"]), machine["date"]}))
+    return f"{machine['processor']}; Python {machine['python']}, {versions}; {days}."
 
 
 def _peers_part(results: dict[str, Any]) -> str:

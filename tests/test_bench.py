@@ -577,6 +577,7 @@ def test_problems_measured_again_join_those_of_the_same_conditions(results, tmp_
     now = {"machine": machine, "threads": 1, "rounds": 2, "notes": {"fastgmm": "new"}, "agreements": {}}
     kept = _measured_before(now, path, ["W2"])
     assert [row["problem"]["name"] for row in kept] == ["W1"]
+    assert report._machine(results).endswith("; D.") and report._machine(now).endswith("; D to a day later.")
     assert now["notes"] == {"scikit-learn": "", "fastgmm": "new", "oneDAL": "through daal4py"}
     assert _measured_before({**now, "rounds": 3}, path, ["W2"]) == []
     assert _measured_before({**now, "machine": {**machine, "processor": "Q"}}, path, ["W2"]) == []

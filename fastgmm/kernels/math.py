@@ -6,6 +6,7 @@ import numpy as np
 
 from fastgmm.kernels._jit import VECTOR_BYTES, kernel
 
+_LOG2_E = 1.4426950408889634
 # log 2 in two parts: n * LN2_HIGH is exact for every exponent n a float64 can have.
 _LN2_HIGH = 6.93147180369123816490e-01
 _LN2_LOW = 1.90821492927058770002e-10
@@ -28,7 +29,7 @@ class Exponential(NamedTuple):
 _TABLED = VECTOR_BYTES == 64
 _STEP_BITS = 4 if _TABLED else 0
 _PER_POWER = 1 << _STEP_BITS
-_PER_UNIT = _PER_POWER * 1.4426950408889634
+_PER_UNIT = _PER_POWER * _LOG2_E
 
 
 def _find_powers(real: type, whole: Any, shift: int) -> np.ndarray:

@@ -40,11 +40,11 @@ def emit_exp(e: Emitter, arguments: list[ir.Value]) -> list[ir.Value]:
     for coefficient in lower:
         q = [e.multiply_add(y, x, coefficient) for y, x in zip(q, r, strict=True)]
     p = [e.multiply_add(y, x2, x) for y, x2, x in zip(q, squares, r, strict=True)]
-    results = []
+    powers, results = constants.powers.tolist(), []
     for y, s, x in zip(p, shifted, arguments, strict=True):
         low = b.bitcast(s, e.integers)
         exponent = b.shl(low, ir.Constant(e.integers, [constants.shift] * e.lanes))
-        scale = b.bitcast(b.add(e.look_up(constants.powers.tolist(), low), exponent), e.vector)
+        scale = b.bitcast(b.add(e.look_up(powers, low), exponent), e.vector)
         results.append(b.select(b.fcmp_ordered("<", x, smallest), e.zeros(), e.multiply_add(scale, y, scale)))
     return results
 
@@ -122,10 +122,11 @@ def _emit_exponentiate_pair(
 
 def _find_largest(densities, k, largest, where):
     first, *others = rows_of(densities, k, TILE_ROWS)
-    largest[:], where[:TILE_ROWS] = first, 0
+    where = where[:TILE_ROWS]
+    largest[:], where[:] = first, 0
     for c, values in enumerate(others, start=1):
         larger = values > largest
-        largest[larger], where[:TILE_ROWS][larger] = values[larger], c
+        largest[larger], where[larger] = values[larger], c
 
 
 def _emit_find_largest(e: Emitter, densities: Any, k: Any, largest: Any, where: Any) -> None:
