@@ -68,7 +68,7 @@ def _source_and_form(structure, features):
 @numba.njit(error_model="numpy")
 def _apply_log(values, out):
     for i in range(values.size):
-        out[i] = log(values[i])
+        out[i] = log(values[i], 1.0 / values[i])
 
 
 def test_log(benchmark):

@@ -74,7 +74,7 @@ class Threshold(event.Listener):
 seen, folder = set(), None
 event.register("numba:compile", Threshold())
 gc.set_threshold(555)
-math.log(1.0)
+math.log(1.0, 1.0)
 result = [sorted(seen), gc.get_threshold()[0]]
 """
 

@@ -20,7 +20,7 @@ import numpy as np
 from fastgmm.kernels import _jit, softmax
 
 out = np.empty(_jit.TILE_ROWS)
-softmax.log_sum(np.zeros_like(out), np.ones_like(out), out)
+softmax.log_sum(np.zeros_like(out), np.ones_like(out), np.ones_like(out), out)
 result = float(out[0])
 folder = str(_jit.CACHE_FOLDER) if _jit.CACHE_FOLDER else None
 """
@@ -41,7 +41,7 @@ MOST_COMPILED = {5: 38, 40: 0}
 LOG = """
 from fastgmm.kernels import _jit, math
 
-result = math.log(1.0)
+result = math.log(1.0, 1.0)
 folder = str(_jit.CACHE_FOLDER) if _jit.CACHE_FOLDER else None
 """
 
@@ -225,12 +225,12 @@ def test_an_upgrade_never_runs_old_kernels(kernels_only, tmp_path):
     assert run(LOG_SUM, kernels_only, tmp_path) == old
     # The callee changes, in another file than its cached caller.
     callee = kernels_only / "fastgmm" / "kernels" / "math.py"
-    callee.write_text(callee.read_text().replace("result = n * _LN2_HIGH", "result = 1.0 + n * _LN2_HIGH"))
+    callee.write_text(callee.read_text().replace("return n * _LN2_HIGH", "return 1.0 + n * _LN2_HIGH"))
     new = run(LOG_SUM, kernels_only, tmp_path)
     assert (old[0], new[0]) == (0.0, 1.0)
     assert new[1] != old[1]
     # And back again: the old folder is still good.
-    callee.write_text(callee.read_text().replace("result = 1.0 + n", "result = n"))
+    callee.write_text(callee.read_text().replace("return 1.0 + n", "return n"))
     before = machine_code(tmp_path)
     assert run(LOG_SUM, kernels_only, tmp_path) == old
     assert machine_code(tmp_path) == before
@@ -313,8 +313,8 @@ import numpy as np
 from fastgmm.kernels import softmax
 from fastgmm.kernels.math import log
 total, out = np.full(256, 3.0), np.empty(256)
-softmax.log_sum(np.zeros(256), total, out)
-result = [float(out[0]), float(log(3.0)), len(log.signatures)]
+softmax.log_sum(np.zeros(256), total, 1 / total, out)
+result = [float(out[0]), float(log(3.0, 1 / 3.0)), len(log.signatures)]
 folder = None
 """
     (inner, outer, signatures), _ = run(code, kernels_only, tmp_path)

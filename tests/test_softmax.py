@@ -107,7 +107,7 @@ def normalised(densities):
     values = as_tile(densities, dtype)
     largest, total, inverse, sums = np.empty((4, TILE_ROWS), dtype)
     softmax.exponentiate(values, k, largest, total, inverse, NOWHERE)
-    softmax.log_sum(largest, total, sums)
+    softmax.log_sum(largest, total, inverse, sums)
     assert np.isnan(values.reshape(k, TILE_STRIDE)[:, TILE_ROWS:]).all()
     return sums, from_tile(values, k) * inverse[:, None]
 
@@ -154,7 +154,7 @@ def test_a_tile_adds_its_own_rows_log_likelihoods(dtype, count):
     largest[count:], total[count:] = np.nan, np.inf
     largest, total, ones = largest.astype(dtype), total.astype(dtype), np.ones(TILE_ROWS, dtype)
     terms = reference.exact(largest[:count]) + np.log(reference.exact(total[:count]))
-    found = softmax.sum_log_likelihoods(largest, total, ones, False, count)
+    found = softmax.sum_log_likelihoods(largest, total, 1 / total, ones, False, count)
     # Both sums are float64, for float32 tiles as well; 32 products of eight totals are rounded seven times each.
     products = 32 * 7 * np.finfo(dtype).eps / 2
     assert abs(found - terms.sum()) <= 32 * reference.EPS * (np.abs(largest[:count]).sum() + 4 * count) + products
@@ -166,13 +166,13 @@ def test_a_tile_adds_weighted_log_likelihoods(dtype):
     largest, total, weights = (v.astype(dtype) for v in random.uniform(1, 20, size=(3, TILE_ROWS)))
     weights[::3] = 0.0
     terms = reference.exact(weights) * (reference.exact(largest) + np.log(reference.exact(total)))
-    found = softmax.sum_log_likelihoods(largest, total, weights, True, TILE_ROWS)
+    found = softmax.sum_log_likelihoods(largest, total, 1 / total, weights, True, TILE_ROWS)
     assert abs(found - terms.sum()) <= 32 * reference.EPS * np.abs(terms).sum()
 
 
 def test_the_product_of_totals_holds_for_a_quintillion_components():
     largest, total = np.zeros(TILE_ROWS), np.full(TILE_ROWS, 1e18)
-    found = softmax.sum_log_likelihoods(largest, total, np.ones(TILE_ROWS), False, TILE_ROWS)
+    found = softmax.sum_log_likelihoods(largest, total, 1 / total, np.ones(TILE_ROWS), False, TILE_ROWS)
     assert found == pytest.approx(TILE_ROWS * np.log(1e18), rel=1e-14)
 
 
@@ -203,7 +203,7 @@ def test_a_lost_row_makes_its_tiles_log_likelihood_no_number(dtype, lost, weight
     with np.errstate(invalid="ignore"):
         softmax.exponentiate(values, k, largest, total, inverse, NOWHERE)
         ones = np.ones(TILE_ROWS, dtype)
-        found = softmax.sum_log_likelihoods(largest, total, ones, weighted, TILE_ROWS)
+        found = softmax.sum_log_likelihoods(largest, total, inverse, ones, weighted, TILE_ROWS)
     assert not np.isfinite(found)
     assert softmax.count_lost(largest, total, TILE_ROWS) == 1
 

@@ -6,7 +6,7 @@ import reference
 from reference import as_tile, from_tile
 
 from fastgmm.kernels import tiles
-from fastgmm.kernels._jit import TILE_ROWS, TILE_STRIDE
+from fastgmm.kernels._jit import TILE_ROWS, TILE_STRIDE, kernel
 
 both_precisions = pytest.mark.parametrize("dtype", [np.float64, np.float32])
 
@@ -116,3 +116,19 @@ def test_squared_distances_of_a_tile(d):
     tiles.squared_distances(as_tile(rows), mean, d, out)
     expected = reference.squared_distances(reference.exact(rows), mean[None])[:, 0]
     assert np.allclose(out, expected.astype(float), rtol=d * reference.EPS, atol=0)
+
+
+@kernel
+def _sum_squares(tile, features, out):
+    tiles.sum_squares(tile, features, out)
+
+
+@both_precisions
+@pytest.mark.parametrize("d", [1, 3, 8, 17])
+def test_the_squares_of_a_tile_are_summed(d, dtype):
+    rows = np.random.default_rng(d).normal(size=(TILE_ROWS, d)).astype(dtype)
+    out = np.full(TILE_STRIDE, np.nan, dtype)
+    _sum_squares(as_tile(rows, dtype), d, out)
+    expected = reference.squared_distances(reference.exact(rows), np.zeros((1, d)))[:, 0]
+    assert np.allclose(out[:TILE_ROWS], expected.astype(float), rtol=d * eps(dtype), atol=0)
+    assert np.isnan(out[TILE_ROWS:]).all()

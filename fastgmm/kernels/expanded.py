@@ -30,7 +30,7 @@ from fastgmm.kernels.forms import (
     suits_single,
 )
 from fastgmm.kernels.products import add_products, multiply, multiply_quadratic, pack_rows
-from fastgmm.kernels.tiles import clear, scale, scale_components
+from fastgmm.kernels.tiles import scale, scale_components, sum_squares
 from fastgmm.kernels.triangles import BLOCK_ROWS, add_scatter, pack_triangles, subtract_squares
 from fastgmm.kernels.vectors import rest
 
@@ -119,12 +119,6 @@ def _square(x, out):
         out[i] = x[i] * x[i]
 
 
-@kernel
-def _add_square(x, out):
-    for i in range(TILE_ROWS):
-        out[i] += x[i] * x[i]
-
-
 @log_densities.body(ExpandedTied)
 @kernel
 def _log_densities_tied(form, tile, out, ahead):
@@ -144,10 +138,7 @@ def _log_densities_diagonal(form, tile, out, ahead):
 @kernel
 def _log_densities_isotropic(form, tile, out, ahead):
     k, d = form.means.shape
-    square = tile[d * TILE_STRIDE :]
-    clear(square)
-    for j in range(d):
-        _add_square(tile[j * TILE_STRIDE :], square)
+    sum_squares(tile, d, rest(tile, d * TILE_STRIDE))
     multiply(form.coefficients, form.constants, tile, k, d + 1, out, ahead)
 
 

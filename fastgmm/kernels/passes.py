@@ -72,7 +72,7 @@ def _range_sums(rows, row_weights, form, centres, start, stop, scratch, sums):
         ahead = place_of(rows, first + count)
         log_densities(form, tile, densities, (ahead[0], 0))
         exponentiate(densities, k, largest, total, inverse, ahead)
-        log_likelihood = sum_log_likelihoods(largest, total, weights, row_weights.size > 0, count)
+        log_likelihood = sum_log_likelihoods(largest, total, inverse, weights, row_weights.size > 0, count)
         sums[0] += log_likelihood
         if not np.isfinite(log_likelihood):
             sums[1] += count_lost(largest, total, count)
@@ -153,7 +153,7 @@ def rows_span(rows, form, first, last, scratch, log_likelihoods, responsibilitie
         exponentiate(densities, k, largest, total, inverse, ahead)
         missed += count_lost(largest, total, count)
         if log_likelihoods.size:
-            log_sum(largest, total, sums)
+            log_sum(largest, total, inverse, sums)
             _copy(sums, log_likelihoods[start : start + count])
         if responsibilities.size:
             write_responsibilities(densities, k, inverse, count, rest(responsibilities, start * k))

@@ -185,16 +185,17 @@ def multiply(coefficients, initial, x, rows, count, out, ahead):
     """
     strip = STRIP_BYTES // x.itemsize
     for i in range(0, TILE_ROWS, strip):
+        features = rest(x, i)
         r = 0
         while r < rows:
             height = _begin_block(rows, r, i, strip, ahead)
-            packed, start, where = coefficients[r * count :], initial[r:], out[r * TILE_STRIDE + i :]
+            packed, start, where = rest(coefficients, r * count), rest(initial, r), rest(out, r * TILE_STRIDE + i)
             if height == 3:
-                _multiply_3(packed, start, x[i:], count, where)
+                _multiply_3(packed, start, features, count, where)
             elif height == 2:
-                _multiply_2(packed, start, x[i:], count, where)
+                _multiply_2(packed, start, features, count, where)
             else:
-                _multiply_1(packed, start, x[i:], count, where)
+                _multiply_1(packed, start, features, count, where)
             r += height
 
 
@@ -207,16 +208,17 @@ def multiply_quadratic(coefficients, initial, x, rows, count, out, ahead):
     """
     strip = STRIP_BYTES // x.itemsize
     for i in range(0, TILE_ROWS, strip):
+        features = rest(x, i)
         r = 0
         while r < rows:
             height = _begin_block(rows, r, i, strip, ahead)
-            packed, start, where = coefficients[2 * r * count :], initial[r:], out[r * TILE_STRIDE + i :]
+            packed, start, where = rest(coefficients, 2 * r * count), rest(initial, r), rest(out, r * TILE_STRIDE + i)
             if height == 3:
-                _quadratic_3(packed, start, x[i:], count, where)
+                _quadratic_3(packed, start, features, count, where)
             elif height == 2:
-                _quadratic_2(packed, start, x[i:], count, where)
+                _quadratic_2(packed, start, features, count, where)
             else:
-                _quadratic_1(packed, start, x[i:], count, where)
+                _quadratic_1(packed, start, features, count, where)
             r += height
 
 

@@ -35,10 +35,14 @@ def emit_exp(e: Emitter, arguments: list[ir.Value]) -> list[ir.Value]:
     for part in constants.step:
         r = [e.multiply_add(y, e.constant(-part), x) for y, x in zip(m, r, strict=True)]
     squares = [b.fmul(x, x) for x in r]
-    highest, *lower = (e.constant(c) for c in constants.coefficients)
-    q = [highest] * len(r)
-    for coefficient in lower:
-        q = [e.multiply_add(y, x, coefficient) for y, x in zip(q, r, strict=True)]
+    # In pairs, each a number of its own until then: the processor looks ahead no further than a few steps of Horner's.
+    rising = [e.constant(c) for c in reversed(constants.coefficients)]
+    lows, highs = rising[::2], rising[1::2]
+    pairs = [[e.multiply_add(high, x, low) for x in r] for low, high in zip(lows, highs, strict=False)]
+    pairs += [[low] * len(r) for low in lows[len(highs) :]]
+    q = pairs.pop()
+    for pair in reversed(pairs):
+        q = [e.multiply_add(y, x2, low) for y, x2, low in zip(q, squares, pair, strict=True)]
     p = [e.multiply_add(y, x2, x) for y, x2, x in zip(q, squares, r, strict=True)]
     powers, results = constants.powers.tolist(), []
     for y, s, x in zip(p, shifted, arguments, strict=True):
@@ -159,13 +163,19 @@ def _write_turned(densities, k, inverse, whole, out):
 
 
 def _turn(b: ir.IRBuilder, vectors: list[ir.Value]) -> list[ir.Value]:
-    """Transpose a square of vectors: interleave halves as often as the side has powers of two."""
+    """Transpose a square of vectors: exchange halves of halves, from neighbouring elements on."""
     side = len(vectors)
-    order = ir.VectorType(ir.IntType(32), side)
-    low, high = (ir.Constant(order, [i // 2 + start + i % 2 * side for i in range(side)]) for start in (0, side // 2))
-    for _ in range(side.bit_length() - 1):
-        pairs = list(zip(vectors[: side // 2], vectors[side // 2 :], strict=True))
-        vectors = [b.shuffle_vector(x, y, half) for x, y in pairs for half in (low, high)]
+    kind = ir.VectorType(ir.IntType(32), side)
+    distance = 1
+    while distance < side:
+        own = [i if not i & distance else i + side - distance for i in range(side)]
+        other = [i + distance if not i & distance else i + side for i in range(side)]
+        low, high = (ir.Constant(kind, places) for places in (own, other))
+        vectors = [
+            b.shuffle_vector(vectors[i & ~distance], vectors[i | distance], high if i & distance else low)
+            for i in range(side)
+        ]
+        distance *= 2
     return vectors
 
 
@@ -248,18 +258,30 @@ def write_responsibilities(densities, k, inverse, count, out):
             out[i * k + c] = densities[c * TILE_STRIDE + i] * inverse[i]
 
 
+@kernel(inline=True)
+def _is_single(values):
+    """Whether values are float32, which has no 0.1 of float64's; the compiler knows."""
+    return np.float64(values.dtype.type(0.1)) != 0.1
+
+
+@kernel(inline=True)
+def _log_of(total, inverse, i):
+    x = np.float64(total[i])
+    return log(x, 1.0 / x if _is_single(total) else np.float64(inverse[i]))
+
+
 @kernel
-def log_sum(largest, total, out):
+def log_sum(largest, total, inverse, out):
     """out = log Σ_c w_c N(x | μ_c, Σ_c), from what `exponentiate` left."""
     for i in range(TILE_ROWS):
-        out[i] = largest[i] + log(np.float64(total[i]))
+        out[i] = largest[i] + _log_of(total, inverse, i)
 
 
 @kernel(flags=SUMS)
-def _weighted_sum(largest, total, weights):
+def _weighted_sum(largest, total, inverse, weights):
     result = np.float64(0.0)
     for i in range(TILE_ROWS):
-        result += weights[i] * (largest[i] + log(np.float64(total[i])))
+        result += weights[i] * (largest[i] + _log_of(total, inverse, i))
     return result
 
 
@@ -272,18 +294,18 @@ def _plain_sum(largest, total):
         for m in range(i + _LOGARITHMS, i + TILE_ROWS, _LOGARITHMS):
             product *= total[m]
             first += largest[m]
-        result += first + log(np.float64(product))
+        result += first + log(np.float64(product), 1.0 / np.float64(product))
     return result
 
 
 @kernel(inline=True)
-def sum_log_likelihoods(largest, total, weights, weighted, count):
+def sum_log_likelihoods(largest, total, inverse, weights, weighted, count):
     """Σ_i weight_i log p(x_i) of a tile from what `exponentiate` left; without weights, of its first `count` rows.
 
     The rows that only fill the tile are set to a log-likelihood of 0.
     """
     if weighted:
-        return _weighted_sum(largest, total, weights)
+        return _weighted_sum(largest, total, inverse, weights)
     for i in range(count, TILE_ROWS):
         largest[i] = 0.0
         total[i] = 1.0

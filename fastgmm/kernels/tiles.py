@@ -106,7 +106,32 @@ def _emit_scale_and_sum(e: Emitter, values: Any, factors: Any, weight: Any) -> N
     e.add_sums([b.fadd(b.fadd(first, second), b.fadd(third, fourth))], weight)
 
 
+def sum_squares(tile, features, out):
+    """out = |x|² of the rows of a tile."""
+    out[:TILE_ROWS] = (rows_of(tile, features, TILE_ROWS) ** 2).sum(axis=0)
+
+
+def _emit_sum_squares(e: Emitter, tile: Any, features: Any, out: Any) -> None:
+    b, vectors = e.builder, 8
+    step = INDEX(vectors * e.lanes)
+    with cgutils.for_range_slice(b, INDEX(0), INDEX(TILE_ROWS), step, inc=True) as (i, _):
+        places = [b.add(i, INDEX(v * e.lanes)) for v in range(vectors)]
+        sums = [e.variable(e.zeros()) for _ in places]
+        with cgutils.for_range(b, features) as loop:
+            offset = b.mul(loop.index, INDEX(TILE_STRIDE))
+            for at, sum_ in zip(places, sums, strict=True):
+                x = e.load(tile, b.add(offset, at))
+                e.add_product(x, x, sum_)
+        for at, sum_ in zip(places, sums, strict=True):
+            e.store(b.load(sum_), out, at)
+
+
 if COMPILED:
+
+    @intrinsic
+    def sum_squares(typing_context, tile, features, out):
+        """out = |x|² of the rows of a tile."""
+        return void_intrinsic(_emit_sum_squares, tile, features, out)
 
     @intrinsic
     def _turn_pairs(typing_context, tile, rows, start, row_stride, count, pairs, reference):
