@@ -17,6 +17,7 @@ from bench.limits import floor_seconds
 from bench.peers import MACHINE, OURS, PEERS, REFERENCE
 from bench.problems import Array, Problem
 from bench.workers import Run
+from fastgmm.kernels._jit import VECTOR_BYTES
 
 COMPARED_ITERATIONS = 5
 COMPARED_ROWS = 200_000  # at most; so many show any difference that all would
@@ -53,6 +54,7 @@ def describe_machine() -> dict[str, Any]:
     packages = ("numba", "numpy", "scipy", "scikit-learn", "fastgmm")
     return {
         "processor": _processor_name(),
+        "vector_bits": 8 * VECTOR_BYTES,
         "cores": os.cpu_count(),
         "system": platform.system(),
         "python": platform.python_version(),

@@ -56,7 +56,7 @@ def make_report(results: Stored, *others: Stored, chart: str | None = None) -> s
         )
         parts.append(_fold("Weights, priors and missing entries", f"{tables.options_table(results['fits'])}\n\n{text}"))
     for other in others:
-        there = " on another processor"
+        there = f", {_processor(other['1-thread']['machine'])}"
         parts.append(_fold(f"EM iterations{there}", _iterations_part(other["1-thread"])))
         parts += [*_threads_parts(other, there), *_fits_parts(other, there)]
     if EARLIER in results:
@@ -117,7 +117,12 @@ def _machine(results: dict[str, Any]) -> str:
     installed = {name: number for name, number in machine["versions"].items() if number != "not installed"}
     versions = ", ".join(f"{name} {number}" for name, number in installed.items())
     days = " to ".join(sorted({results.get("since", machine["date"]), machine["date"]}))
-    return f"{machine['processor']}; Python {machine['python']}, {versions}; {days}."
+    return f"{_processor(machine)}; Python {machine['python']}, {versions}; {days}."
+
+
+def _processor(machine: dict[str, Any]) -> str:
+    bits = machine.get("vector_bits")
+    return f"{machine['processor']} with vectors of {bits} bits" if bits else str(machine["processor"])
 
 
 def _peers_part(results: dict[str, Any]) -> str:

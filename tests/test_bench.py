@@ -52,7 +52,13 @@ def stored_row(name="W", features=16, with_onedal=True):
 
 @pytest.fixture
 def results():
-    machine = {"processor": "P", "python": "3.11", "versions": {"numpy": "2", "fastgmm": "not installed"}, "date": "D"}
+    machine = {
+        "processor": "P",
+        "vector_bits": 256,
+        "python": "3.11",
+        "versions": {"numpy": "2", "fastgmm": "not installed"},
+        "date": "D",
+    }
     return {
         "machine": machine,
         "threads": 1,
@@ -149,11 +155,11 @@ def test_report_has_every_part(results):
         "1.00 ns",
         "oneDAL 1.0: through daal4py; log-likelihoods agreeing to 0.0001",
         "EM iterations on 2 threads<",
-        "EM iterations on another processor<",
-        "EM iterations on 2 threads on another processor<",
-        "Whole fits on another processor<",
-        "Predictions, and float32 rows on another processor<",
-        "ns (`bench/limits.py`). Q; Python",
+        "EM iterations, Q with vectors of 256 bits<",
+        "EM iterations on 2 threads, Q with vectors of 256 bits<",
+        "Whole fits, Q with vectors of 256 bits<",
+        "Predictions, and float32 rows, Q with vectors of 256 bits<",
+        "ns (`bench/limits.py`). Q with vectors of 256 bits; Python",
         "+0.0000 to +0.5000",
         "largest is 9.0 MiB",
     ):
@@ -180,7 +186,12 @@ def test_samplers_are_reported(results):
     stored = {f"sampling-{n}": sampling_results(results, t) for n, t in (("1-thread", 1), ("2-threads", 2))}
     text = report.make_report({"1-thread": results, **stored})
     sentence = "with 1,024 chains on 1 thread, a step of a chain on the plane, takes 6 ns (Mixture); emcee 400 ns."
-    for part in (sentence, "0.20 s", "Samplers on 2 threads", "emcee 1.0. P; Python 3.11, numpy 2; D."):
+    for part in (
+        sentence,
+        "0.20 s",
+        "Samplers on 2 threads",
+        "emcee 1.0. P with vectors of 256 bits; Python 3.11, numpy 2; D.",
+    ):
         assert part in text, part
     assert "calls included, medians of 3" in text
     stored["sampling-1-thread"]["of_steps_alone"] = True
@@ -347,7 +358,7 @@ def test_report_is_written(results, tmp_path):
     readme.write_text(f"{report.BEGIN}\n{report.END}\n")
     report.write_report(folder, readme, chart)
     assert "(charts/speed.png)" in readme.read_text()
-    assert "on another processor" in readme.read_text()
+    assert "EM iterations, P with vectors of 256 bits" in readme.read_text()
     assert chart.read_bytes().startswith(b"\x89PNG")
 
 
@@ -581,6 +592,7 @@ def test_problems_measured_again_join_those_of_the_same_conditions(results, tmp_
     assert now["notes"] == {"scikit-learn": "", "fastgmm": "new", "oneDAL": "through daal4py"}
     assert _measured_before({**now, "rounds": 3}, path, ["W2"]) == []
     assert _measured_before({**now, "machine": {**machine, "processor": "Q"}}, path, ["W2"]) == []
+    assert _measured_before({**now, "machine": {**machine, "vector_bits": 512}}, path, ["W2"]) == []
     assert _measured_before(now, tmp_path / "none.json", ["W2"]) == []
 
 
