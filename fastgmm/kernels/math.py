@@ -113,7 +113,7 @@ def log(x: float, inverse: float) -> float:
     m = np.uint64(bits - power).view(np.float64)
     reciprocal = np.uint64(np.float64(inverse).view(np.uint64) + power).view(np.float64)
     # 1024 + n, by a logical shift: AVX2 has no arithmetic one for 64-bit integers.
-    biased = (bits - _SQRT_HALF + _BIAS) >> np.uint64(52)
+    biased = (power + _BIAS) >> np.uint64(52)
     n = np.uint64(biased | _WHOLE).view(np.float64) - _WHOLE_BIAS
     y = m - reciprocal
     z = y * y

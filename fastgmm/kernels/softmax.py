@@ -35,7 +35,7 @@ def emit_exp(e: Emitter, arguments: list[ir.Value]) -> list[ir.Value]:
     for part in constants.step:
         r = [e.multiply_add(y, e.constant(-part), x) for y, x in zip(m, r, strict=True)]
     squares = [b.fmul(x, x) for x in r]
-    # In pairs, each a number of its own until then: the processor looks ahead no further than a few steps of Horner's.
+    # In pairs, which do not wait for each other as Horner's steps do: the processor looks ahead but a few of those.
     rising = [e.constant(c) for c in reversed(constants.coefficients)]
     lows, highs = rising[::2], rising[1::2]
     pairs = [[e.multiply_add(high, x, low) for x in r] for low, high in zip(lows, highs, strict=False)]

@@ -112,7 +112,7 @@ def sum_squares(tile, features, out):
 
 
 def _emit_sum_squares(e: Emitter, tile: Any, features: Any, out: Any) -> None:
-    b, vectors = e.builder, 8
+    b, vectors = e.builder, 8  # sums enough that two multiply-adds can begin in each cycle of the four that one takes
     step = INDEX(vectors * e.lanes)
     with cgutils.for_range_slice(b, INDEX(0), INDEX(TILE_ROWS), step, inc=True) as (i, _):
         places = [b.add(i, INDEX(v * e.lanes)) for v in range(vectors)]
