@@ -20,6 +20,7 @@ from numba.extending import overload
 
 from fastgmm.kernels._cache import find_cache_folder
 from fastgmm.kernels._collector import RareCollections, without_collecting
+from fastgmm.kernels._linked import LinkedCompiler
 from fastgmm.kernels._notice import CompilingNotice
 
 # Rows of a tile. 256 rows of 8 features and their 8 log-densities fill half of a first-level cache, and the
@@ -99,8 +100,8 @@ def kernel(
     It has no powers and no sums of arrays: Numba compiles what is behind those once in a process, with the flags of
     whoever is first, and then a user's density would have ours.
 
-    A large body with a single caller is best compiled as a part of it, `inline`: on its own it would be optimised
-    once more at every level above. With several callers that makes compiling slower.
+    A large body with a single caller is best compiled as a part of it, `inline`: it is one function less to compile
+    and to keep. With several callers that makes compiling slower.
 
     `merge` has LLVM put the body into every compiled caller, however large it is, so that a loop around it vectorises.
     """
@@ -114,8 +115,8 @@ def kernel(
     return compiled
 
 
-# What nothing outside compiled code will call: the wrappers for Python and C are most of a small kernel's code.
-_NO_WRAPPERS = {"no_cpython_wrapper": True, "no_cfunc_wrapper": True}
+# For what nothing outside compiled code will call: wrappers for Python and C are most of a small kernel's code.
+_LINKED = {"pipeline_class": LinkedCompiler, "no_cpython_wrapper": True, "no_cfunc_wrapper": True}
 
 
 class _Callee:
@@ -123,7 +124,7 @@ class _Callee:
 
     def __init__(self, function: Callable[..., Any], flags: frozenset[str], merge: bool) -> None:
         self._function = function
-        self._options = {"fastmath": set(flags), "forceinline": merge, **_NO_WRAPPERS}
+        self._options = {"fastmath": set(flags), "forceinline": merge, **_LINKED}
 
     @functools.cached_property
     def _compiled(self) -> Any:
@@ -307,6 +308,6 @@ def chosen_by_class(function: Callable[..., Any]) -> Any:
             return implementation.py_func
 
         choose.__name__ = f"choose_{name}"
-        options = {"error_model": "numpy", "fastmath": set(ELEMENTWISE), **_NO_WRAPPERS}
+        options = {"error_model": "numpy", "fastmath": set(ELEMENTWISE), **_LINKED}
         overload(stub, strict=False, jit_options=options)(choose)
     return stub

@@ -99,7 +99,7 @@ def exp(x: np.ndarray) -> np.ndarray:
     return np.where(x < constants.smallest, x.dtype.type(0.0), scale + scale * p)
 
 
-@kernel
+@kernel(merge=True)
 def log(x: float, inverse: float) -> float:
     """Return log x for positive, finite x and its inverse, both normal; NaN for NaN and infinity.
 
