@@ -121,7 +121,11 @@ def test_only_what_is_asked_for_is_written(wanted):
     _, form, rows = case("diag")
     out = ArrayRows(rows).map(form, wanted)._asdict()
     everything = ArrayRows(rows).map(form, "log_likelihoods", "responsibilities", "labels")._asdict()
-    assert np.array_equal(out.pop(wanted), everything[wanted])
+    found, expected = out.pop(wanted), everything[wanted]
+    if wanted == "log_likelihoods":  # the same exponentials, of three components, in another order
+        assert (np.abs(found - expected) <= np.spacing(np.abs(expected)) + 3 * reference.EPS).all()
+    else:
+        assert np.array_equal(found, expected)
     assert out.pop("lost") == 0
     assert all(array.size == 0 for array in out.values())
 

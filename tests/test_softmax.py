@@ -126,6 +126,20 @@ def test_log_densities_become_responsibilities(k, dtype):
 
 
 @both_precisions
+@pytest.mark.parametrize("k", [1, 2, 3, 5, 20])
+def test_sums_need_no_exponential_of_the_largest(k, dtype):
+    densities = np.random.default_rng(k).integers(-40, 40, size=(TILE_ROWS, k)).astype(dtype)  # some are equal
+    densities[::7, : k - 1] = -np.inf
+    values, others = as_tile(densities, dtype), as_tile(densities, dtype)
+    expected, found = np.empty((2, 3, TILE_ROWS), dtype)
+    softmax.exponentiate(values, k, *expected, NOWHERE)
+    softmax.sum_exponentials(others, k, *found, NOWHERE)
+    assert np.array_equal(found[0], densities.max(axis=1))
+    np.testing.assert_allclose(found, expected, rtol=k * eps(dtype))
+    assert np.isnan(others.reshape(k, TILE_STRIDE)[:, TILE_ROWS:]).all()
+
+
+@both_precisions
 def test_responsibilities_survive_log_densities_that_would_underflow(dtype):
     far = dtype(2.0**40 if dtype == np.float64 else 2.0**20)
     densities = np.random.default_rng(0).integers(-40, 0, size=(TILE_ROWS, 3)).astype(dtype)
@@ -189,10 +203,11 @@ def test_lost_rows_are_counted_among_the_tiles_own(dtype):
 @both_precisions
 @pytest.mark.parametrize("lost", [np.nan, -np.inf, np.inf])
 @pytest.mark.parametrize("weighted", [False, True])
+@pytest.mark.parametrize("add", [softmax.exponentiate, softmax.sum_exponentials], ids=["kept", "summed"])
 @pytest.mark.parametrize(
     ("k", "components"), [(3, [0, 1, 2]), (3, [0]), (3, [1]), (3, [2]), (2, [0, 1]), (2, [0]), (2, [1])]
 )
-def test_a_lost_row_makes_its_tiles_log_likelihood_no_number(dtype, lost, weighted, k, components):
+def test_a_lost_row_makes_its_tiles_log_likelihood_no_number(dtype, lost, weighted, add, k, components):
     # The passes count lost rows only in tiles whose sum is not finite.
     if lost == -np.inf and len(components) < k:
         pytest.skip("a component may be infinitely far")
@@ -201,7 +216,7 @@ def test_a_lost_row_makes_its_tiles_log_likelihood_no_number(dtype, lost, weight
     values = as_tile(densities, dtype)
     largest, total, inverse = np.empty((3, TILE_ROWS), dtype)
     with np.errstate(invalid="ignore"):
-        softmax.exponentiate(values, k, largest, total, inverse, NOWHERE)
+        add(values, k, largest, total, inverse, NOWHERE)
         ones = np.ones(TILE_ROWS, dtype)
         found = softmax.sum_log_likelihoods(largest, total, inverse, ones, weighted, TILE_ROWS)
     assert not np.isfinite(found)

@@ -15,6 +15,7 @@ from fastgmm.kernels.softmax import (
     exponentiate,
     find_largest,
     log_sum,
+    sum_exponentials,
     sum_log_likelihoods,
     write_responsibilities,
 )
@@ -132,8 +133,8 @@ def rows_span(rows, form, first, last, scratch, log_likelihoods, responsibilitie
     which the caller repairs.
     """
     k, d = form.means.shape
-    sums, largest, total, inverse, densities, tile = _cut(scratch, k)
-    last_labels = np.empty(TILE_ROWS, np.int64)  # of a tile that is not full
+    _, largest, total, inverse, densities, tile = _cut(scratch, k)
+    last_sums, last_labels = np.empty(TILE_ROWS), np.empty(TILE_ROWS, np.int64)  # of a tile that is not full
     _clear(tile[rows.shape[1] * TILE_STRIDE : d * TILE_STRIDE])
     exponentials = log_likelihoods.size > 0 or responsibilities.size > 0  # the better time to fetch what comes next
     missed = 0  # counted apart: another worker's count may lie in the same cache line
@@ -142,19 +143,23 @@ def rows_span(rows, form, first, last, scratch, log_likelihoods, responsibilitie
         load_tile(rows, start, count, form.reference, tile)
         ahead = place_of(rows, start + count)
         log_densities(form, tile, densities, (ahead[0], 0 if exponentials else ahead[1]))
+        full = count == TILE_ROWS
         if labels.size:
-            full = count == TILE_ROWS
             find_largest(densities, k, largest, rest(labels, start) if full else rest(last_labels, 0))
             if not full:
                 _copy(last_labels, labels[start : start + count])
         if not exponentials:
             missed += count_lost(largest, largest, count)
             continue
-        exponentiate(densities, k, largest, total, inverse, ahead)
+        if responsibilities.size:
+            exponentiate(densities, k, largest, total, inverse, ahead)
+        else:
+            sum_exponentials(densities, k, largest, total, inverse, ahead)
         missed += count_lost(largest, total, count)
         if log_likelihoods.size:
-            log_sum(largest, total, inverse, sums)
-            _copy(sums, log_likelihoods[start : start + count])
+            log_sum(largest, total, inverse, rest(log_likelihoods, start) if full else rest(last_sums, 0))
+            if not full:
+                _copy(last_sums, log_likelihoods[start : start + count])
         if responsibilities.size:
             write_responsibilities(densities, k, inverse, count, rest(responsibilities, start * k))
     lost[0] = missed

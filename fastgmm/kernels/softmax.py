@@ -124,6 +124,52 @@ def _emit_exponentiate_pair(
             fetching.go_on()
 
 
+def _sum_exponentials(densities, k, largest, total, inverse, address, size):
+    values = rows_of(densities, k, TILE_ROWS)
+    largest[:] = values.max(axis=0)
+    total[:] = exp(values - largest).sum(axis=0)
+    inverse[:] = 1.0 / total
+
+
+def _emit_sum_exponentials(
+    e: Emitter, densities: Any, k: Any, largest: Any, total: Any, inverse: Any, *place: ir.Value
+) -> None:
+    b, one = e.builder, e.constant(1.0)
+    fetching = Fetching(b, *place)
+    strip = INDEX(_VECTORS * e.lanes)
+    with cgutils.for_range_slice(b, INDEX(0), INDEX(TILE_ROWS), strip, inc=True) as (i, _):
+        rows = [b.add(i, INDEX(v * e.lanes)) for v in range(_VECTORS)]
+        tops = [e.variable(e.load(densities, row)) for row in rows]
+        others = b.sub(k, INDEX(1))
+
+        def places(number: ir.Value) -> list[ir.Value]:
+            offset = b.mul(number, INDEX(TILE_STRIDE))
+            return [b.add(offset, row) for row in rows]
+
+        # All but the largest move down by one. In its own place either would be stored by a mask, which takes longer.
+        with cgutils.for_range(b, others) as loop:
+            below, own = places(loop.index), places(b.add(loop.index, INDEX(1)))
+            for down, at, top in zip(below, own, tops, strict=True):
+                value, before = e.load(densities, at), b.load(top)
+                larger = b.fcmp_ordered(">", value, before)
+                b.store(b.select(larger, value, before), top)
+                e.store(b.select(larger, before, value), densities, down)  # so NaN stays, as one or the other
+        largests = [b.load(top) for top in tops]
+        # The largest has exp(0) = 1, which need not be computed, or NaN where it is not finite.
+        sums = [e.variable(b.fadd(one, b.fsub(top, top))) for top in largests]
+        with cgutils.for_range(b, others) as loop:
+            smaller = [e.load(densities, at) for at in places(loop.index)]
+            differences = [b.fsub(value, top) for value, top in zip(smaller, largests, strict=True)]
+            for value, sum_ in zip(emit_exp(e, differences), sums, strict=True):
+                b.store(b.fadd(b.load(sum_), value), sum_)
+                fetching.go_on()
+        for row, top, sum_ in zip(rows, largests, sums, strict=True):
+            e.store(top, largest, row)
+            e.store(b.load(sum_), total, row)
+            e.store(b.fdiv(one, b.load(sum_)), inverse, row)
+            fetching.go_on()
+
+
 def _find_largest(densities, k, largest, where):
     first, *others = rows_of(densities, k, TILE_ROWS)
     where = where[:TILE_ROWS]
@@ -223,6 +269,10 @@ if COMPILED:
         return void_intrinsic(_emit_exponentiate, densities, k, largest, total, inverse, address, size)
 
     @intrinsic
+    def _sum_exponentials(typing_context, densities, k, largest, total, inverse, address, size):
+        return void_intrinsic(_emit_sum_exponentials, densities, k, largest, total, inverse, address, size)
+
+    @intrinsic
     def _exponentiate_pair(typing_context, densities, largest, total, inverse, address, size):
         return void_intrinsic(_emit_exponentiate_pair, densities, largest, total, inverse, address, size)
 
@@ -245,6 +295,16 @@ def exponentiate(densities, k, largest, total, inverse, ahead):
         _exponentiate_pair(densities, largest, total, inverse, address, size)
     else:
         _exponentiate(densities, k, largest, total, inverse, address, size)
+
+
+@kernel
+def sum_exponentials(densities, k, largest, total, inverse, ahead):
+    """What `exponentiate` sets, but for the exponentials: log-densities are in no order after it.
+
+    One exponential less for every row, as it may take the largest aside.
+    """
+    address, size = ahead
+    _sum_exponentials(densities, k, largest, total, inverse, address, size)
 
 
 @kernel(inline=True)
