@@ -100,8 +100,8 @@ def kernel(
     It has no powers and no sums of arrays: Numba compiles what is behind those once in a process, with the flags of
     whoever is first, and then a user's density would have ours.
 
-    A large body with a single caller is best compiled as a part of it, `inline`: it is one function less to compile
-    and to keep. With several callers that makes compiling slower.
+    `inline` has Numba copy the body into its callers before it looks at types, which suits a small one: it is one
+    function less to compile and to keep. Copied twice, a large one takes longer than by itself.
 
     `merge` has LLVM put the body into every compiled caller, however large it is, so that a loop around it vectorises.
     """

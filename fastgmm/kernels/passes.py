@@ -58,7 +58,7 @@ def _add(values, out):
         out[j] += values[j]
 
 
-@kernel(inline=True)
+@kernel
 def _range_sums(rows, row_weights, form, centres, start, stop, scratch, sums):
     """Set `sums` to the statistics of rows[start:stop]."""
     k, d = form.means.shape
