@@ -81,8 +81,7 @@ class Worker:
             cwd=ROOT,
             env=_environment(threads, keep_memory),
         )
-        if peer.pinned:
-            _pin(self._process.pid, threads)
+        _pin(self._process.pid, threads)
 
     def take(self, task: Task, dtype: str = "float64") -> Self:
         """Load what to fit, rows as the given type, in place of what was loaded before.
@@ -179,7 +178,10 @@ def _environment(threads: int, keep_memory: bool) -> dict[str, str]:
 
 
 def _pin(process: int, threads: int) -> None:
-    """Let a process run on so many processors only, where the system can."""
+    """Let a process run on so many processors only, where the system can: the same for all that are compared.
+
+    Of two that others use too, one may be half as fast; and to some libraries nothing else says how many threads.
+    """
     if hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(process, sorted(os.sched_getaffinity(0))[:threads])
 

@@ -33,8 +33,6 @@ class Peer:
         Covariance structures it offers.
     agreement : float
         How closely its log-likelihood must agree with the reference's before its time counts.
-    pinned : bool
-        Whether only the processors it may run on limit its threads.
     note : str
         What a reader of its times must know.
     on_request : bool
@@ -46,7 +44,6 @@ class Peer:
     imports: str
     structures: tuple[str, ...] = ALL_STRUCTURES
     agreement: float = FLOAT64_AGREEMENT
-    pinned: bool = False
     note: str = ""
     on_request: bool = False
 
@@ -61,7 +58,7 @@ PEERS = (
     Peer(OURS, "fastgmm", "fastgmm"),
     Peer(ONEDAL, "onedal", "daal4py", FULL_AND_DIAG, note="`daal4py.em_gmm` of scikit-learn-intelex"),
     Peer("Armadillo", "armadillo", "numpy", FULL_AND_DIAG, note="`gmm_full` and `gmm_diag`, compiled with OpenMP"),
-    Peer("gmmx", "gmmx", "gmmx", FULL_AND_DIAG, FLOAT32_AGREEMENT, pinned=True, note="float32, all it offers"),
+    Peer("gmmx", "gmmx", "gmmx", FULL_AND_DIAG, FLOAT32_AGREEMENT, note="float32, all it offers"),
     Peer("torchgmm", "torchgmm", "torchgmm", note="in one batch, one pass an iteration; as shipped it makes two"),
     Peer("pomegranate", "pomegranate", "pomegranate", FULL_AND_DIAG),
     Peer(EARLIER, "earlier", "fastgmm", note="the fastgmm that its interpreter has installed", on_request=True),

@@ -44,7 +44,7 @@ _OURS = Peer("fastgmm's sampler", "chains_fastgmm", "fastgmm")
 SAMPLERS = (
     *(Sampler(f"fastgmm, {kind}", _OURS, {"kind": kind}) for kind in ("Mixture", "batch", "scalar")),
     Sampler("C++", Peer("C++ loop", "chains_cpp", "numpy", note="-O3, one chain after another"), {}),
-    Sampler("BlackJAX", Peer("BlackJAX", "chains_blackjax", "blackjax", pinned=True), {}),
+    Sampler("BlackJAX", Peer("BlackJAX", "chains_blackjax", "blackjax"), {}),
     Sampler("emcee", Peer("emcee", "chains_emcee", "emcee"), {}),
     Sampler("Python loop", Peer("Python loop", "chains_python", "numpy"), {}),
 )
