@@ -80,14 +80,14 @@ def share_volume(found: Update, shares: np.ndarray, log_volumes: np.ndarray) -> 
     return found._replace(parameters=found.parameters._replace(**scaled))
 
 
-@kernel
+@kernel(inline=True)
 def variance_floor(mean):
     """The variance that rounding alone gives a feature at the mean's distance from zero; anything below is zero."""
     rounding = _EPS * mean
     return rounding * rounding
 
 
-@kernel
+@kernel(inline=True)
 def is_jump(shift, variance, mean):
     """Whether a mean moved by so many of its new standard deviations that digits were lost."""
     rounding = 8 * _EPS * mean

@@ -116,7 +116,7 @@ def _sum_own(labels, weights, x, label, centre):
     return count, total
 
 
-@kernel
+@kernel(inline=True)
 def move_centres(tiles, rows, weights, nearest, labels, centres, counts, sums):
     """Move each centre to the mean of its rows; return the weighted sum of `nearest`, the inertia.
 
@@ -231,7 +231,7 @@ def _draw(weights, target):
     return last, target  # rounding kept the sum below the target
 
 
-@kernel
+@kernel(inline=True)
 def _choose(tiles, weights, first, draws, distances, candidates, picks, nearer, totals, closest, seeds):
     """Greedy k-means++: set `seeds` (k,) to indices of rows, the first of them given.
 

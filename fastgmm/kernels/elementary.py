@@ -14,19 +14,13 @@ from numba import types
 from numba.extending import intrinsic
 
 from fastgmm.kernels._jit import COMPILED, SEPARATE, kernel
+from fastgmm.kernels.math import LN2_HIGH, LN2_LOW, LOG2_E, MANTISSA_BITS, SQRT_HALF, TWO, WHOLE, WHOLE_BIAS
 
-_LOG2_E = 1.4426950408889634
-# log 2 in two parts: n * _LN2_HIGH is exact for every exponent n a float64 can have.
-_LN2_HIGH = 6.93147180369123816490e-01
-_LN2_LOW = 1.90821492927058770002e-10
 _LN2 = 6.93147180559945309417e-01
 # Adding 1.5 * 2**52 rounds a float64 to an integer and leaves that integer in its low bits.
 _ROUNDER = 6755399441055744.0
 _BIASED_ROUNDER = _ROUNDER + 1023.0
-_MANTISSA_BITS = np.uint64(52)
-# Bits of 2, from which those of sqrt(1/2) are taken; bits of 2**52, and that number with an exponent's bias.
-_TWO, _TWO_LESS_ROOT = np.uint64(0x4000000000000000), np.uint64(0x4000000000000000 - 0x3FE6A09E667F3BCD)
-_ROUNDED, _ROUNDED_BIAS = np.uint64(0x4330000000000000), 2.0**52 + 1024.0
+TWO_LESS_ROOT = np.uint64(TWO - SQRT_HALF)
 
 _SPLITTER = 2.0**27 + 1.0
 _INF, _NAN = math.inf, math.nan
@@ -48,8 +42,6 @@ _L4, _L5, _L6 = 2.222219843214978396e-01, 1.818357216161805012e-01, 1.5313837699
 _L7 = 1.479819860511658591e-01
 
 # The same for who writes a logarithm out in vectors.
-LN2_HIGH, LN2_LOW, MANTISSA_BITS = _LN2_HIGH, _LN2_LOW, _MANTISSA_BITS
-TWO, TWO_LESS_ROOT, ROUNDED, ROUNDED_BIAS = _TWO, _TWO_LESS_ROOT, _ROUNDED, _ROUNDED_BIAS
 LOG_COEFFICIENTS = (_L1, _L2, _L3, _L4, _L5, _L6, _L7)
 
 
@@ -90,15 +82,15 @@ fma = _make_fma()
 @kernel(flags=SEPARATE, merge=True)
 def _power_of_two(shifted):
     """2**n from n + _BIASED_ROUNDER, for an integer -1022 <= n <= 1023."""
-    return float(np.uint64(np.float64(shifted).view(np.uint64) << _MANTISSA_BITS).view(np.float64))
+    return float(np.uint64(np.float64(shifted).view(np.uint64) << MANTISSA_BITS).view(np.float64))
 
 
 @kernel(flags=SEPARATE, merge=True)
 def _reduce(x):
     """Return n and r with x = n log 2 + r, |r| <= log(2) / 2, and r before n's small part was taken from it."""
-    n = fma(x, _LOG2_E, _ROUNDER) - _ROUNDER
-    high = fma(-n, _LN2_HIGH, x)
-    return n, fma(-n, _LN2_LOW, high), high
+    n = fma(x, LOG2_E, _ROUNDER) - _ROUNDER
+    high = fma(-n, LN2_HIGH, x)
+    return n, fma(-n, LN2_LOW, high), high
 
 
 @kernel(flags=SEPARATE, merge=True)
@@ -172,7 +164,7 @@ def expm1(x: float) -> float:
     """
     x = float(np.float64(x))
     n, r, high = _reduce(-40.0 if x < -40.0 else x)
-    error = fma(-n, _LN2_LOW, high - r)
+    error = fma(-n, LN2_LOW, high - r)
     r2 = r * r
     half = _power_of_two(n - 1.0 + _BIASED_ROUNDER)
     shift = half - 0.5
@@ -188,9 +180,9 @@ def _split(x, bias):
     """Return n and m with |x| = 2**n m, sqrt(1/2) <= m < sqrt(2), for finite, normal x; n is by `bias` too small."""
     bits = np.float64(abs(x)).view(np.uint64)
     # The integer 1024 + n: never negative, as AVX2 shifts 64-bit integers without regard to their sign.
-    biased = np.uint64(bits + _TWO_LESS_ROOT) >> _MANTISSA_BITS
-    n = float(np.uint64(biased | _ROUNDED).view(np.float64)) - (_ROUNDED_BIAS + bias)
-    m = np.uint64(np.uint64(bits + _TWO) - np.uint64(biased << _MANTISSA_BITS)).view(np.float64)
+    biased = np.uint64(bits + TWO_LESS_ROOT) >> MANTISSA_BITS
+    n = float(np.uint64(biased | WHOLE).view(np.float64)) - (WHOLE_BIAS + bias)
+    m = np.uint64(np.uint64(bits + TWO) - np.uint64(biased << MANTISSA_BITS)).view(np.float64)
     return n, float(m)
 
 
@@ -203,8 +195,8 @@ def _log_of_product(n, f, error):
     odd = fma(w, fma(w, fma(w, _L7, _L5), _L3), _L1)
     even = w * fma(w, fma(w, _L6, _L4), _L2)
     half_square = 0.5 * f * f
-    small = fma(s, half_square + fma(z, odd, even), fma(n, _LN2_LOW, error))
-    return fma(n, _LN2_HIGH, f - (half_square - small))
+    small = fma(s, half_square + fma(z, odd, even), fma(n, LN2_LOW, error))
+    return fma(n, LN2_HIGH, f - (half_square - small))
 
 
 @kernel(flags=SEPARATE, merge=True)

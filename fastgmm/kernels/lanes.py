@@ -15,17 +15,8 @@ from numba.core import cgutils
 from numba.extending import intrinsic
 
 from fastgmm.kernels._jit import COMPILED, TILE_STRIDE, VECTOR_BYTES, kernel
-from fastgmm.kernels.elementary import (
-    LN2_HIGH,
-    LN2_LOW,
-    LOG_COEFFICIENTS,
-    MANTISSA_BITS,
-    ROUNDED,
-    ROUNDED_BIAS,
-    TWO,
-    TWO_LESS_ROOT,
-)
-from fastgmm.kernels.math import exp
+from fastgmm.kernels.elementary import LOG_COEFFICIENTS, TWO_LESS_ROOT
+from fastgmm.kernels.math import LN2_HIGH, LN2_LOW, MANTISSA_BITS, TWO, WHOLE, WHOLE_BIAS, exp
 from fastgmm.kernels.softmax import emit_exp
 from fastgmm.kernels.triangles import emit_squares, unpack_triangles
 from fastgmm.kernels.vectors import INDEX, Emitter, rest, rows_of, void_intrinsic
@@ -179,7 +170,7 @@ def _emit_log(e: Emitter, arguments: list[ir.Value]) -> list[ir.Value]:
 
     bits = [b.bitcast(x, e.integers) for x in arguments]
     biased = [b.lshr(b.add(x, whole(TWO_LESS_ROOT)), whole(MANTISSA_BITS)) for x in bits]
-    n = [b.fsub(b.bitcast(b.or_(x, whole(ROUNDED)), e.vector), e.constant(ROUNDED_BIAS)) for x in biased]
+    n = [b.fsub(b.bitcast(b.or_(x, whole(WHOLE)), e.vector), e.constant(WHOLE_BIAS)) for x in biased]
     pairs = zip(bits, biased, strict=True)
     m = [b.bitcast(b.sub(b.add(x, whole(TWO)), b.shl(y, whole(MANTISSA_BITS))), e.vector) for x, y in pairs]
     f = [b.fsub(x, e.constant(1.0)) for x in m]

@@ -6,18 +6,19 @@ import numpy as np
 
 from fastgmm.kernels._jit import VECTOR_BYTES, kernel
 
-_LOG2_E = 1.4426950408889634
+LOG2_E = 1.4426950408889634
 # log 2 in two parts: n * LN2_HIGH is exact for every exponent n a float64 can have.
-_LN2_HIGH = 6.93147180369123816490e-01
-_LN2_LOW = 1.90821492927058770002e-10
+LN2_HIGH = 6.93147180369123816490e-01
+LN2_LOW = 1.90821492927058770002e-10
 
-# Bits of sqrt(1/2), and of an exponent. An exponent and _BIAS is 1024 + n without a sign, and _WHOLE makes of that the
-# float _WHOLE_BIAS + n.
-_SQRT_HALF = np.uint64(0x3FE6A09E667F3BCD)
+# Bits of 2, of sqrt(1/2) and of 2**52, and where an exponent is. With TWO added, and MANTISSA_BITS further down, it is
+# 1024 + n without a sign, of which WHOLE makes the float WHOLE_BIAS + n.
+TWO = np.uint64(0x4000000000000000)
+SQRT_HALF = np.uint64(0x3FE6A09E667F3BCD)
+WHOLE = np.uint64(0x4330000000000000)
+WHOLE_BIAS = 2.0**52 + 1024.0
+MANTISSA_BITS = np.uint64(52)
 _EXPONENT = np.uint64(0xFFF0000000000000)
-_BIAS = np.uint64(0x4000000000000000)
-_WHOLE = np.uint64(0x4330000000000000)
-_WHOLE_BIAS = 2.0**52 + 1024.0
 
 
 class Exponential(NamedTuple):
@@ -37,7 +38,7 @@ class Exponential(NamedTuple):
 _TABLED = VECTOR_BYTES == 64
 _STEP_BITS = 4 if _TABLED else 0
 _PER_POWER = 1 << _STEP_BITS
-_PER_UNIT = _PER_POWER * _LOG2_E
+_PER_UNIT = _PER_POWER * LOG2_E
 
 
 def _find_powers(real: type, whole: Any, shift: int) -> np.ndarray:
@@ -54,7 +55,7 @@ EXP_DOUBLE = Exponential(
     -600.0,
     _PER_UNIT,
     6755399441055744.0,
-    (_LN2_HIGH / _PER_POWER, _LN2_LOW / _PER_POWER),
+    (LN2_HIGH / _PER_POWER, LN2_LOW / _PER_POWER),
     (0.0013888594007473907, 0.008333471948475566, 0.04166666669326054, 0.1666666666441707, 0.49999999999999606)
     if _TABLED
     else (
@@ -109,12 +110,12 @@ def log(x: float, inverse: float) -> float:
     that division takes longer than those where 1 / x is known.
     """
     bits = np.float64(x).view(np.uint64)
-    power = (bits - _SQRT_HALF) & _EXPONENT  # n, where a number has its exponent
+    power = (bits - SQRT_HALF) & _EXPONENT  # n, where a number has its exponent
     m = np.uint64(bits - power).view(np.float64)
     reciprocal = np.uint64(np.float64(inverse).view(np.uint64) + power).view(np.float64)
     # 1024 + n, by a logical shift: AVX2 has no arithmetic one for 64-bit integers.
-    biased = (power + _BIAS) >> np.uint64(52)
-    n = np.uint64(biased | _WHOLE).view(np.float64) - _WHOLE_BIAS
+    biased = (power + TWO) >> MANTISSA_BITS
+    n = np.uint64(biased | WHOLE).view(np.float64) - WHOLE_BIAS
     y = m - reciprocal
     z = y * y
     z2 = z * z
@@ -123,4 +124,4 @@ def log(x: float, inverse: float) -> float:
     p = (5.933969638002005e-05 - 1.0923610861766964e-05 * z) + z2 * p
     p = (0.00234374999988592 - 0.0003487723184770387 * z) + z2 * p
     p = (0.5 - 0.020833333333331622 * z) + z2 * p
-    return n * _LN2_HIGH + (y * p + n * _LN2_LOW) + (x - x)
+    return n * LN2_HIGH + (y * p + n * LN2_LOW) + (x - x)
