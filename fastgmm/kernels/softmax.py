@@ -1,5 +1,7 @@
 """A tile of log-densities becomes responsibilities, log-likelihoods and labels: softmax, the logarithm of its sum."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -53,6 +55,21 @@ def emit_exp(e: Emitter, arguments: list[ir.Value]) -> list[ir.Value]:
     return results
 
 
+@contextmanager
+def _emit_strips(e: Emitter) -> Iterator[list[ir.Value]]:
+    """The loop over a tile's rows, a few vectors at a time: where each of them begins."""
+    b, strip = e.builder, INDEX(_VECTORS * e.lanes)
+    with cgutils.for_range_slice(b, INDEX(0), INDEX(TILE_ROWS), strip, inc=True) as (i, _):
+        yield [b.add(i, INDEX(v * e.lanes)) for v in range(_VECTORS)]
+
+
+def _emit_sum(e: Emitter, row: ir.Value, top: ir.Value, sum_: ir.Value, largest: Any, total: Any, inverse: Any) -> None:
+    """Store what a softmax leaves of a vector of rows."""
+    e.store(top, largest, row)
+    e.store(sum_, total, row)
+    e.store(e.builder.fdiv(e.constant(1.0), sum_), inverse, row)
+
+
 def _exponentiate(densities, k, largest, total, inverse, address, size):
     values = rows_of(densities, k, TILE_ROWS)
     largest[:] = values.max(axis=0)
@@ -66,9 +83,7 @@ def _emit_exponentiate(
 ) -> None:
     b = e.builder
     fetching = Fetching(b, *place)
-    strip = INDEX(_VECTORS * e.lanes)
-    with cgutils.for_range_slice(b, INDEX(0), INDEX(TILE_ROWS), strip, inc=True) as (i, _):
-        rows = [b.add(i, INDEX(v * e.lanes)) for v in range(_VECTORS)]
+    with _emit_strips(e) as rows:
         tops = [e.variable(e.load(densities, row)) for row in rows]
         with cgutils.for_range(b, k) as loop:
             offset = b.mul(loop.index, INDEX(TILE_STRIDE))
@@ -84,9 +99,7 @@ def _emit_exponentiate(
                 b.store(b.fadd(b.load(sum_), value), sum_)
                 fetching.go_on()
         for row, top, sum_ in zip(rows, tops, sums, strict=True):
-            e.store(b.load(top), largest, row)
-            e.store(b.load(sum_), total, row)
-            e.store(b.fdiv(e.constant(1.0), b.load(sum_)), inverse, row)
+            _emit_sum(e, row, b.load(top), b.load(sum_), largest, total, inverse)
 
 
 def _exponentiate_pair(densities, largest, total, inverse, address, size):
@@ -104,9 +117,7 @@ def _emit_exponentiate_pair(
 ) -> None:
     b, one = e.builder, e.constant(1.0)
     fetching = Fetching(b, *place)
-    strip = INDEX(_VECTORS * e.lanes)
-    with cgutils.for_range_slice(b, INDEX(0), INDEX(TILE_ROWS), strip, inc=True) as (i, _):
-        rows = [b.add(i, INDEX(v * e.lanes)) for v in range(_VECTORS)]
+    with _emit_strips(e) as rows:
         others = [b.add(row, INDEX(TILE_STRIDE)) for row in rows]
         pairs = [(e.load(densities, row), e.load(densities, other)) for row, other in zip(rows, others, strict=True)]
         first = [b.fcmp_ordered(">=", x, y) for x, y in pairs]
@@ -116,10 +127,7 @@ def _emit_exponentiate_pair(
         for row, other, f, top, value in zip(rows, others, first, tops, values, strict=True):
             e.store(b.select(f, one, value), densities, row)
             e.store(b.select(f, value, one), densities, other)
-            e.store(top, largest, row)
-            sum_ = b.fadd(one, value)
-            e.store(sum_, total, row)
-            e.store(b.fdiv(one, sum_), inverse, row)
+            _emit_sum(e, row, top, b.fadd(one, value), largest, total, inverse)
             fetching.go_on()
             fetching.go_on()
 
@@ -136,9 +144,7 @@ def _emit_sum_exponentials(
 ) -> None:
     b, one = e.builder, e.constant(1.0)
     fetching = Fetching(b, *place)
-    strip = INDEX(_VECTORS * e.lanes)
-    with cgutils.for_range_slice(b, INDEX(0), INDEX(TILE_ROWS), strip, inc=True) as (i, _):
-        rows = [b.add(i, INDEX(v * e.lanes)) for v in range(_VECTORS)]
+    with _emit_strips(e) as rows:
         tops = [e.variable(e.load(densities, row)) for row in rows]
         others = b.sub(k, INDEX(1))
 
@@ -164,9 +170,7 @@ def _emit_sum_exponentials(
                 b.store(b.fadd(b.load(sum_), value), sum_)
                 fetching.go_on()
         for row, top, sum_ in zip(rows, largests, sums, strict=True):
-            e.store(top, largest, row)
-            e.store(b.load(sum_), total, row)
-            e.store(b.fdiv(one, b.load(sum_)), inverse, row)
+            _emit_sum(e, row, top, b.load(sum_), largest, total, inverse)
             fetching.go_on()
 
 
@@ -181,9 +185,8 @@ def _find_largest(densities, k, largest, where):
 
 def _emit_find_largest(e: Emitter, densities: Any, k: Any, largest: Any, where: Any) -> None:
     b = e.builder
-    strip, wide = INDEX(_VECTORS * e.lanes), ir.VectorType(INDEX, e.lanes)
-    with cgutils.for_range_slice(b, INDEX(0), INDEX(TILE_ROWS), strip, inc=True) as (i, _):
-        rows = [b.add(i, INDEX(v * e.lanes)) for v in range(_VECTORS)]
+    wide = ir.VectorType(INDEX, e.lanes)
+    with _emit_strips(e) as rows:
         tops = [e.variable(e.load(densities, row)) for row in rows]
         labels = [e.variable(ir.Constant(e.integers, [0] * e.lanes)) for _ in rows]
         with cgutils.for_range(b, k) as loop:
