@@ -347,11 +347,11 @@ def test_ranges_are_added_in_the_tree(ranges):
     n = ranges * RANGE_ROWS - 5
     _, form, rows = case("full", k=1, n=n)
     kernel_rows, size = array._as_kernel_rows(rows), sums_size(form)
-    scratch, levels = np.zeros(scratch_size(form)), np.zeros((8, size))
+    scratch, levels = np.zeros(scratch_size(form)), np.zeros(8 * size)
 
     def sums(first, last):
         out = np.empty(size)
-        passes.statistics_span(kernel_rows, np.empty(0), form, form.means, first, last, scratch, levels, out)
+        passes.statistics_span(kernel_rows, np.empty(0), form, form.means, first, last, scratch, levels, size, out)
         return out
 
     parts = [sums(index, index + 1) for index in range(ranges)]

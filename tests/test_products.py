@@ -161,6 +161,7 @@ def interpret(name, monkeypatch):
     prefix, make, sizes = PRODUCTS[name]
     monkeypatch.setattr(products, "COMPILED", False)
     monkeypatch.setattr(products, "rest", lambda values, first: values[first:])
+    monkeypatch.setattr(products, "itemsize_of", lambda values: values.itemsize)
     for size in sizes:
         suffix = "x".join("most" if place and count == MOST else str(count) for place, count in enumerate(size))
         monkeypatch.setattr(products, prefix + suffix, make(*size))

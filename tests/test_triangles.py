@@ -58,6 +58,6 @@ def test_scatter_of_weighted_features(d, dtype):
 @both_precisions
 def test_features_about_a_centre(dtype):
     x, centre, out = drawn(TILE_ROWS, 3, dtype=dtype), drawn(3, dtype=dtype), guarded_tile(3, dtype)
-    triangles.subtract_centre(as_tile(x, dtype), centre, out)
+    triangles.subtract_centre(as_tile(x, dtype), centre, len(centre), out)
     assert only_features_written(out, 3)
     assert np.array_equal(out.reshape(-1, TILE_STRIDE)[:3, :TILE_ROWS].T, x - centre)

@@ -122,11 +122,12 @@ class Isotropic(NamedTuple):
 @kernel
 def _log_densities_shared(form, tile, out, ahead):
     k, d = form.means.shape
-    z = tile[d * TILE_STRIDE :]
+    z = rest(tile, d * TILE_STRIDE)
     multiply(form.factor, form.zeros, tile, d, d, z, ahead)
     for c in range(k):
-        squared_distances(z, form.whitened_means[c], d, out[c * TILE_STRIDE :])
-        scale_and_shift(out[c * TILE_STRIDE :], -0.5, form.log_constants[c])
+        density = rest(out, c * TILE_STRIDE)
+        squared_distances(z, rest(form.whitened_means, c * d), d, density)
+        scale_and_shift(density, -0.5, form.log_constants[c])
 
 
 def _add_first_moments(x, centre, r, first):
@@ -168,24 +169,24 @@ def _accumulate_shared(form, tile, values, inverse, weights, centres, sums):
     scatter = rest(sums, HEAD + k + k * d)
     products = rest(scatter, d * d)
     unused = rest(products, k * k)
-    deviations, weighted = tile[d * TILE_STRIDE :], tile[2 * d * TILE_STRIDE :]
+    deviations, weighted = rest(tile, d * TILE_STRIDE), rest(tile, 2 * d * TILE_STRIDE)
     for c in range(k):
-        share = values[c * TILE_STRIDE :]
+        share = rest(values, c * TILE_STRIDE)
         scale(share, inverse, share)
     add_scatter(values, k, weights, weighted, rest(sums, HEAD), products)
     for j in range(d):
-        row = deviations[j * TILE_STRIDE :]
+        row = rest(deviations, j * TILE_STRIDE)
         for i in range(TILE_ROWS):
             row[i] = tile[j * TILE_STRIDE + i]
         for c in range(k):
-            subtract_multiple(values[c * TILE_STRIDE :], centres[c, j], row)
+            subtract_multiple(rest(values, c * TILE_STRIDE), centres[c, j], row)
     add_scatter(deviations, d, weights, weighted, unused, scatter)
     for c in range(k):
-        share = values[c * TILE_STRIDE :]
+        share = rest(values, c * TILE_STRIDE)
         scale(share, weights, share)
         for j in range(0, d, 4):
             features, first = rest(tile, j * TILE_STRIDE), rest(sums, HEAD + k + c * d + j)
-            _add_first_moments(features, rest(centres, c * d + j), rest(share, 0), first)
+            _add_first_moments(features, rest(centres, c * d + j), share, first)
 
 
 @kernel(flags=SUMS)
@@ -206,10 +207,11 @@ def _log_densities_diagonal(form, tile, out, ahead):
     k, d = form.means.shape
     for c in range(k):
         fetch(ahead, c, c + 1, k)
-        density = out[c * TILE_STRIDE :]
+        density = rest(out, c * TILE_STRIDE)
         clear(density)
         for j in range(0, d, 4):
-            _four_scaled_squares(tile[j * TILE_STRIDE :], form.means[c, j:], form.scales[c, j:], density)
+            mean, scales = rest(form.means, c * d + j), rest(form.scales, c * d + j)
+            _four_scaled_squares(rest(tile, j * TILE_STRIDE), mean, scales, density)
         scale_and_shift(density, -0.5, form.log_constants[c])
 
 
@@ -251,12 +253,12 @@ def _four_moments(x, centre, r, first, second):
 def _accumulate_diagonal(form, tile, values, inverse, weights, centres, sums):
     k, d = form.means.shape
     scale(inverse, weights, inverse)
-    scale_components(values, k, inverse, sums[HEAD:])
+    scale_components(values, k, inverse, rest(sums, HEAD))
     for c in range(k):
-        first = sums[HEAD + k + c * d :]
-        second = sums[HEAD + k + k * d + c * d :]
+        share = rest(values, c * TILE_STRIDE)
         for j in range(0, d, 4):
-            _four_moments(tile[j * TILE_STRIDE :], centres[c, j:], values[c * TILE_STRIDE :], first[j:], second[j:])
+            first = rest(sums, HEAD + k + c * d + j)
+            _four_moments(rest(tile, j * TILE_STRIDE), rest(centres, c * d + j), share, first, rest(first, k * d))
 
 
 @log_densities.body(Isotropic)
@@ -265,8 +267,9 @@ def _log_densities_isotropic(form, tile, out, ahead):
     k, d = form.means.shape
     for c in range(k):
         fetch(ahead, c, c + 1, k)
-        squared_distances(tile, form.means[c], d, out[c * TILE_STRIDE :])
-        scale_and_shift(out[c * TILE_STRIDE :], -form.half_precisions[c], form.log_constants[c])
+        density = rest(out, c * TILE_STRIDE)
+        squared_distances(tile, rest(form.means, c * d), d, density)
+        scale_and_shift(density, -form.half_precisions[c], form.log_constants[c])
 
 
 @kernel(flags=SUMS)
@@ -297,12 +300,12 @@ def _four_first_moments(x, centre, r, first):
 def _accumulate_isotropic(form, tile, values, inverse, weights, centres, sums):
     k, d = form.means.shape
     scale(inverse, weights, inverse)
-    scale_components(values, k, inverse, sums[HEAD:])
+    scale_components(values, k, inverse, rest(sums, HEAD))
     for c in range(k):
-        square = 0.0
-        first = sums[HEAD + k + c * d :]
+        square, share = 0.0, rest(values, c * TILE_STRIDE)
         for j in range(0, d, 4):
-            square += _four_first_moments(tile[j * TILE_STRIDE :], centres[c, j:], values[c * TILE_STRIDE :], first[j:])
+            features, first = rest(tile, j * TILE_STRIDE), rest(sums, HEAD + k + c * d + j)
+            square += _four_first_moments(features, rest(centres, c * d + j), share, first)
         sums[HEAD + k + k * d + c] += square
 
 

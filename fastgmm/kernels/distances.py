@@ -9,6 +9,7 @@ import numpy as np
 from numba import float64, int64
 
 from fastgmm.kernels._jit import FLOATS_1D, FLOATS_2D, FLOATS_3D, SUMS, TILE_ROWS, declared_kernel, kernel
+from fastgmm.kernels.vectors import rest
 
 _INTEGERS = int64[::1]
 
@@ -41,10 +42,10 @@ def pad_centres(centres: np.ndarray) -> np.ndarray:
 
 
 @kernel(inline=True)
-def _add_squares(x, centres, j, out):
-    """Add the part that features j..j + 3, x, have in the squared distances to two centres."""
-    a0, a1, a2, a3 = centres[0, j], centres[0, j + 1], centres[0, j + 2], centres[0, j + 3]
-    b0, b1, b2, b3 = centres[1, j], centres[1, j + 1], centres[1, j + 2], centres[1, j + 3]
+def _add_squares(x, one, other, out):
+    """Add the part that four features, x, have in the squared distances to two centres."""
+    a0, a1, a2, a3 = one[0], one[1], one[2], one[3]
+    b0, b1, b2, b3 = other[0], other[1], other[2], other[3]
     for i in range(TILE_ROWS):
         x0 = x[i]
         x1 = x[TILE_ROWS + i]
@@ -57,10 +58,10 @@ def _add_squares(x, centres, j, out):
 
 
 @kernel
-def two_distances(tile, centres, out):
+def _two_distances(tile, centres, features, out):
     """out[q * b + i] = |x_i - centre_q|² for the first two centres."""
-    if centres.shape[1] == 2:  # Lloyd's iterations take two thirds of the time they do with four
-        a0, a1, b0, b1 = centres[0, 0], centres[0, 1], centres[1, 0], centres[1, 1]
+    if features == 2:  # Lloyd's iterations take two thirds of the time they do with four
+        a0, a1, b0, b1 = centres[0], centres[1], centres[2], centres[3]
         for i in range(TILE_ROWS):
             x0, x1 = tile[i], tile[TILE_ROWS + i]
             u0, u1, v0, v1 = x0 - a0, x1 - a1, x0 - b0, x1 - b1
@@ -69,8 +70,8 @@ def two_distances(tile, centres, out):
         return
     for i in range(2 * TILE_ROWS):
         out[i] = 0.0
-    for j in range(0, centres.shape[1], 4):
-        _add_squares(tile[j * TILE_ROWS :], centres, j, out)
+    for j in range(0, features, 4):
+        _add_squares(rest(tile, j * TILE_ROWS), rest(centres, j), rest(centres, features + j), out)
 
 
 @kernel
@@ -90,14 +91,15 @@ def nearest_centres(tiles, centres, distances, nearest, labels):
 
     `distances` is working memory of 2 b. Labels are float64, so that a row's two answers have one width.
     """
+    k, features = centres.shape
     for t in range(tiles.shape[0]):
-        near, label = nearest[t * TILE_ROWS :], labels[t * TILE_ROWS :]
+        tile, near, label = rest(tiles, t * tiles.shape[1]), rest(nearest, t * TILE_ROWS), rest(labels, t * TILE_ROWS)
         for i in range(TILE_ROWS):
             near[i] = np.inf
             label[i] = 0.0
-        for c in range(0, centres.shape[0], 2):
-            two_distances(tiles[t], centres[c:], distances)
-            _keep_nearest(distances, float(c), near, label)
+        for c in range(0, k, 2):
+            _two_distances(tile, rest(centres, c * features), features, rest(distances, 0))
+            _keep_nearest(distances, np.float64(c), near, label)
 
 
 # So few centres look each at all rows, in vectors; of more every row adds to its own. Lloyd's iterations with two
@@ -131,14 +133,14 @@ def move_centres(tiles, rows, weights, nearest, labels, centres, counts, sums):
     inertia = 0.0
     if k <= _FEW_CENTRES:
         for t in range(tiles.shape[0]):
-            start = t * TILE_ROWS
-            own, label, near = weights[start:], labels[start:], nearest[start:]
+            own, label, near = rest(weights, t * TILE_ROWS), rest(labels, t * TILE_ROWS), rest(nearest, t * TILE_ROWS)
             for c in range(k):
-                count, squares = _sum_own(label, own, near, float(c), 0.0)
+                count, squares = _sum_own(label, own, near, np.float64(c), 0.0)
                 counts[c] += count
                 inertia += squares
                 for j in range(d):
-                    sums[c, j] += _sum_own(label, own, tiles[t, j * TILE_ROWS :], float(c), centres[c, j])[1]
+                    feature = rest(tiles, t * tiles.shape[1] + j * TILE_ROWS)
+                    sums[c, j] += _sum_own(label, own, feature, np.float64(c), centres[c, j])[1]
     else:
         for i in range(rows.shape[0]):
             c, w = int(labels[i]), weights[i]
@@ -219,10 +221,10 @@ def _keep_nearer(distances, weights, closest, nearer):
 
 
 @kernel
-def _draw(weights, target):
+def _draw(weights, size, target):
     """The index at which the running sum of weights reaches the target, and what of it was then left."""
     last = 0
-    for i in range(weights.size):
+    for i in range(size):
         if weights[i] >= target:
             return i, target
         if weights[i] > 0.0:
@@ -232,36 +234,39 @@ def _draw(weights, target):
 
 
 @kernel(inline=True)
-def _choose(tiles, weights, first, draws, distances, candidates, picks, nearer, totals, closest, seeds):
-    """Greedy k-means++: set `seeds` (k,) to indices of rows, the first of them given.
+def _choose(tiles, weights, first, draws, k, distances, candidates, picks, nearer, totals, closest, seeds):
+    """Greedy k-means++: set k `seeds` to indices of rows, the first of them given.
 
     `weights` (tiles * b) are those of the rows; `draws` ((k - 1) * trials,) are uniform on [0, 1); `closest`
     (tiles * b), the weighted squared distance to the closest seed, is infinite for every row, and zero beyond the last.
     Working memory: distances (2 b), candidates (trials made even, d), picks (trials,) integers, nearer
     (trials, tiles * b), totals (trials, tiles); candidates are zeros.
     """
+    parts, features = tiles.shape[0], candidates.shape[1]
     best, least = 0, 0.0
-    for c in range(seeds.size):
+    for c in range(k):
         trials = picks.size if c > 0 else 1
         for q in range(trials):
             picks[q] = first
             if c > 0:
-                t, left = _draw(totals[best], draws[(c - 1) * trials + q] * least)
+                t, left = _draw(rest(totals, best * parts), parts, draws[(c - 1) * trials + q] * least)
                 offset = t * TILE_ROWS
-                picks[q] = offset + _draw(closest[offset : offset + TILE_ROWS], left)[0]
-            for j in range(candidates.shape[1]):
+                picks[q] = offset + _draw(rest(closest, offset), np.int64(TILE_ROWS), left)[0]
+            for j in range(features):
                 candidates[q, j] = tiles[picks[q] // TILE_ROWS, j * TILE_ROWS + picks[q] % TILE_ROWS]
-        for t in range(tiles.shape[0]):
+        for t in range(parts):
             offset = t * TILE_ROWS
+            own, close = rest(weights, offset), rest(closest, offset)
             for q in range(trials):
                 if q % 2 == 0:
-                    two_distances(tiles[t], candidates[q:], distances)
-                half = distances[q % 2 * TILE_ROWS :]
-                totals[q, t] = _keep_nearer(half, weights[offset:], closest[offset:], nearer[q, offset:])
+                    tile, pair = rest(tiles, t * tiles.shape[1]), rest(candidates, q * features)
+                    _two_distances(tile, pair, features, rest(distances, 0))
+                half = rest(distances, q % 2 * TILE_ROWS)
+                totals[q, t] = _keep_nearer(half, own, close, rest(nearer, q * closest.size + offset))
         best, least = 0, np.inf
         for q in range(trials):
             total = 0.0
-            for t in range(tiles.shape[0]):
+            for t in range(parts):
                 total += totals[q, t]
             if total < least:
                 best, least = q, total
@@ -282,8 +287,10 @@ def choose_seeds(tiles, weights, n, draws, distances, candidates, picks, nearer,
     total = 0.0
     for i in range(n):
         total += weights[i]
+    k = seeds.shape[1]
     for s in range(seeds.shape[0]):
         for i in range(closest.size):
             closest[i] = np.inf if i < n else 0.0
-        first, own = _draw(weights[:n], draws[s, 0] * total)[0], draws[s, 1:]
-        _choose(tiles, weights, first, own, distances, candidates, picks, nearer, totals, closest, seeds[s])
+        first = _draw(rest(weights, 0), n, draws[s, 0] * total)[0]
+        own, chosen = rest(draws, s * draws.shape[1] + 1), rest(seeds, s * k)
+        _choose(tiles, weights, first, own, k, distances, candidates, picks, nearer, totals, closest, chosen)

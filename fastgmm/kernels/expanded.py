@@ -123,7 +123,7 @@ def _square(x, out):
 @kernel
 def _log_densities_tied(form, tile, out, ahead):
     k, d = form.means.shape
-    subtract_squares(form.factor, form.zeros, form.zeros, tile, d, tile[d * TILE_STRIDE :])
+    subtract_squares(form.factor, form.zeros, form.zeros, tile, d, rest(tile, d * TILE_STRIDE))
     multiply(form.coefficients, form.constants, tile, k, d + 1, out, ahead)
 
 
@@ -147,8 +147,8 @@ def _add_features(form, tile, count, values, inverse, weights, sums):
     """Turn `values * inverse` into responsibilities and add weights, and the moments of the first features."""
     k = form.means.shape[0]
     scale(inverse, weights, inverse)
-    scale_components(values, k, inverse, sums[HEAD:])
-    add_products(values, k, tile, count, sums[HEAD + k :], count)
+    scale_components(values, k, inverse, rest(sums, HEAD))
+    add_products(values, k, tile, count, rest(sums, HEAD + k), count)
 
 
 @accumulate.body(ExpandedTied)
@@ -166,7 +166,7 @@ def _accumulate_tied(form, tile, values, inverse, weights, centres, sums):
 def _accumulate_diagonal(form, tile, values, inverse, weights, centres, sums):
     d = form.means.shape[1]
     for j in range(d):
-        _square(tile[j * TILE_STRIDE :], tile[(d + j) * TILE_STRIDE :])
+        _square(rest(tile, j * TILE_STRIDE), rest(tile, (d + j) * TILE_STRIDE))
     _add_features(form, tile, 2 * d, values, inverse, weights, sums)
 
 

@@ -3,6 +3,7 @@
 import numpy as np
 
 from fastgmm.kernels._jit import SUMS, kernel
+from fastgmm.kernels.vectors import rest
 
 _EPS = float(np.finfo(np.float64).eps)
 
@@ -32,12 +33,12 @@ def cholesky(matrix, floors, lower):
     """
     d = matrix.shape[0]
     for i in range(d):
+        row = rest(lower, i * d)
         for j in range(i):
-            lower[i, j] = (matrix[i, j] - dot(lower[i], lower[j], j)) / lower[j, j]
+            row[j] = (matrix[i, j] - dot(row, rest(lower, j * d), j)) / lower[j, j]
             lower[j, i] = 0.0
-        pivot = matrix[i, i] - dot(lower[i], lower[i], i)
-        smallest = max(floors[i], (i + 1) * _EPS * matrix[i, i])
-        if not (smallest < pivot < np.inf):
+        pivot = matrix[i, i] - dot(row, row, i)
+        if not (floors[i] < pivot < np.inf and (i + 1) * _EPS * matrix[i, i] < pivot):
             return False
         lower[i, i] = np.sqrt(pivot)
     return True
@@ -52,6 +53,6 @@ def invert_lower(lower, inverse):
             inverse[i, j] = 0.0
         inverse[i, i] = 1.0
         for m in range(i):
-            subtract_multiple(lower[i, m], inverse[m], inverse[i], m + 1)
+            subtract_multiple(lower[i, m], rest(inverse, m * d), rest(inverse, i * d), m + 1)
         for j in range(i + 1):
             inverse[i, j] /= lower[i, i]

@@ -109,7 +109,7 @@ def _find_changes(tile, features, changes):
     """changes[i] = 1 where row i lacks other features than the row before it, else 0."""
     clear(changes)
     for j in range(features):
-        x = tile[j * TILE_STRIDE :]
+        x = rest(tile, j * TILE_STRIDE)
         for i in range(1, TILE_ROWS):
             changes[i] = 1.0 if np.isnan(x[i]) != np.isnan(x[i - 1]) else changes[i]
 
@@ -201,12 +201,13 @@ def complete_row(columns, missing, count, basis, inverse, deviation, image, proj
         image[r] = 0.0
     for j in range(d):
         if deviation[j] != 0.0:
-            subtract_multiple(-deviation[j], columns[j, j:], image[j:], d - j)  # column j of F begins at its row j
+            # Column j of F begins at its row j.
+            subtract_multiple(-deviation[j], rest(columns, j * d + j), rest(image, j), d - j)
     for a in range(count):
         projections[a] = dot(basis[a], image, d)
         subtract_multiple(projections[a], basis[a], image, d)
     for a in range(count):
-        deviation[missing[a]] = -dot(inverse[a, a:], projections[a:], count - a)
+        deviation[missing[a]] = -dot(rest(inverse, a * d + a), rest(projections, a), count - a)
 
 
 @kernel
@@ -225,7 +226,7 @@ def complete_rows(rows, shares, noise, means, columns, out):
         for j in range(d):
             new |= np.isnan(rows[i, j]) != np.isnan(rows[i - 1, j])
         if new:
-            count = find_missing(rows[i], 1, missing)
+            count = find_missing(rest(rows, i * d), 1, missing)
             for c in range(k):
                 orthogonalise(columns[c], missing, count, basis[c], inverse[c])
         for a in range(count):
@@ -279,10 +280,10 @@ def _complete(deviations, start, stop, missing, count, basis, inverse, columns, 
         return
     regress(columns, missing, count, basis, inverse, work, coefficients)
     for a in range(count):
-        out = deviations[missing[a] * TILE_STRIDE + start :]
+        out = rest(deviations, missing[a] * TILE_STRIDE + start)
         for j in range(d):
             if coefficients[a, j] != 0.0:
-                _add_multiple(coefficients[a, j], deviations[j * TILE_STRIDE + start :], out, stop - start)
+                _add_multiple(coefficients[a, j], rest(deviations, j * TILE_STRIDE + start), out, stop - start)
 
 
 @log_densities.body(MaskedTriangular)
@@ -290,17 +291,18 @@ def _complete(deviations, start, stop, missing, count, basis, inverse, columns, 
 def _log_densities_masked(form, tile, out, ahead):
     """After its features, the tile goes on with `changes` and each component's completed deviations from its mean."""
     k, d = form.means.shape
-    changes, completed = tile[d * TILE_STRIDE :], tile[(d + 1) * TILE_STRIDE :]
+    changes, completed = rest(tile, d * TILE_STRIDE), rest(tile, (d + 1) * TILE_STRIDE)
     missing = np.empty(d, np.int64)
     basis, inverse, coefficients, work = np.empty((d, d)), np.empty((d, d)), np.empty((d, d)), np.empty((3, d))
     _find_changes(tile, d, changes)
     for c in range(k):
         for j in range(d):
-            _observed_deviations(tile[j * TILE_STRIDE :], form.means[c, j], completed[(c * d + j) * TILE_STRIDE :])
+            deviations = rest(completed, (c * d + j) * TILE_STRIDE)
+            _observed_deviations(rest(tile, j * TILE_STRIDE), form.means[c, j], deviations)
     start = 0
     while start < TILE_ROWS:
         stop = _next_change(changes, start)
-        count = find_missing(tile[start:], TILE_STRIDE, missing)
+        count = find_missing(rest(tile, start), TILE_STRIDE, missing)
         log_ratio = 0.0
         for c in range(k):
             if count > 0 and (c == 0 or not form.shared):
@@ -308,15 +310,15 @@ def _log_densities_masked(form, tile, out, ahead):
             constant = form.log_weights[c]
             if count < d:
                 constant += form.log_determinants[c] - log_ratio - (d - count) * _HALF_LOG_2_PI
-                deviations = completed[c * d * TILE_STRIDE :]
+                deviations = rest(completed, c * d * TILE_STRIDE)
                 _complete(deviations, start, stop, missing, count, basis, inverse, form.columns[c], work, coefficients)
-            _fill(constant, out[c * TILE_STRIDE + start :], stop - start)
+            _fill(constant, rest(out, c * TILE_STRIDE + start), stop - start)
         start = stop
-    packed, squares = d * (d + 1) // 2, completed[k * d * TILE_STRIDE :]
+    packed, squares = d * (d + 1) // 2, rest(completed, k * d * TILE_STRIDE)
     for c in range(k):
         deviations = rest(completed, c * d * TILE_STRIDE)
         subtract_squares(rest(form.factors, c * packed), form.zeros, form.zeros, deviations, d, squares)
-        _add_multiple(1.0, squares, out[c * TILE_STRIDE :], TILE_ROWS)
+        _add_multiple(1.0, squares, rest(out, c * TILE_STRIDE), TILE_ROWS)
 
 
 @kernel(flags=SUMS)
@@ -331,28 +333,28 @@ def _sum(values, count):
 @kernel
 def _accumulate_masked(form, tile, values, inverse, weights, centres, sums):
     k, d = form.means.shape
-    changes, completed = tile[d * TILE_STRIDE :], tile[(d + 1) * TILE_STRIDE :]
-    deviations = completed[k * d * TILE_STRIDE :]
-    weighted = deviations[d * TILE_STRIDE :]
+    changes, completed = rest(tile, d * TILE_STRIDE), rest(tile, (d + 1) * TILE_STRIDE)
+    deviations = rest(completed, k * d * TILE_STRIDE)
+    weighted = rest(deviations, d * TILE_STRIDE)
     shift, missing = np.empty(d), np.empty(d, np.int64)
     basis, root = np.empty((d, d)), np.empty((d, d))
     scale(inverse, weights, inverse)
-    scale_components(values, k, inverse, sums[HEAD:])
+    scale_components(values, k, inverse, rest(sums, HEAD))
     for c in range(k):
         for j in range(d):
             shift[j] = centres[c, j] - form.means[c, j]
-        subtract_centre(completed[c * d * TILE_STRIDE :], shift, deviations)
+        subtract_centre(rest(completed, c * d * TILE_STRIDE), shift, d, deviations)
         first, second = rest(sums, HEAD + k + c * d), rest(sums, HEAD + k + k * d + c * d * d)
         add_scatter(deviations, d, rest(values, c * TILE_STRIDE), weighted, first, second)
     start = 0
     while start < TILE_ROWS:
         stop = _next_change(changes, start)
-        count = find_missing(tile[start:], TILE_STRIDE, missing)
+        count = find_missing(rest(tile, start), TILE_STRIDE, missing)
         for c in range(k if count > 0 else 0):
             if c == 0 or not form.shared:
                 orthogonalise(form.columns[c], missing, count, basis, root)
-            share = _sum(values[c * TILE_STRIDE + start :], stop - start)
-            second = sums[HEAD + k + k * d + c * d * d :]
+            share = _sum(rest(values, c * TILE_STRIDE + start), stop - start)
+            second = rest(sums, HEAD + k + k * d + c * d * d)
             # Σ r (RᵀR)⁻¹
             for a in range(count):
                 for b in range(a + 1):
@@ -376,10 +378,11 @@ def _add_observed(x, mean, scale, log_scale, out):
 def _log_densities_diagonal(form, tile, out, ahead):
     k, d = form.means.shape
     for c in range(k):
-        density = out[c * TILE_STRIDE :]
+        density = rest(out, c * TILE_STRIDE)
         _fill(form.log_weights[c], density, TILE_ROWS)
         for j in range(d):
-            _add_observed(tile[j * TILE_STRIDE :], form.means[c, j], form.scales[c, j], form.log_scales[c, j], density)
+            x = rest(tile, j * TILE_STRIDE)
+            _add_observed(x, form.means[c, j], form.scales[c, j], form.log_scales[c, j], density)
 
 
 @kernel(flags=SUMS)
@@ -403,18 +406,13 @@ def _observed_moments(x, centre, r, first, second, missing):
 def _accumulate_diagonal(form, tile, values, inverse, weights, centres, sums):
     k, d = form.means.shape
     scale(inverse, weights, inverse)
-    scale_components(values, k, inverse, sums[HEAD:])
+    scale_components(values, k, inverse, rest(sums, HEAD))
     for c in range(k):
+        share = rest(values, c * TILE_STRIDE)
         for j in range(d):
-            at = HEAD + k + c * d + j
-            _observed_moments(
-                tile[j * TILE_STRIDE :],
-                centres[c, j],
-                values[c * TILE_STRIDE :],
-                sums[at:],
-                sums[at + k * d :],
-                sums[at + 2 * k * d :],
-            )
+            first = rest(sums, HEAD + k + c * d + j)
+            second, missing = rest(first, k * d), rest(first, 2 * k * d)
+            _observed_moments(rest(tile, j * TILE_STRIDE), centres[c, j], share, first, second, missing)
 
 
 def _log(weights: np.ndarray) -> np.ndarray:

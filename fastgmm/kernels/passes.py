@@ -28,43 +28,42 @@ from fastgmm.kernels.vectors import rest
 @kernel(inline=True)
 def _cut(scratch, k):
     """Cut scratch into four vectors, log-densities (k * b), and a tile with the form's working memory."""
-    densities, tile = 4 * TILE_STRIDE, (4 + k) * TILE_STRIDE
     return (
-        scratch[:TILE_ROWS],
-        scratch[TILE_STRIDE : TILE_STRIDE + TILE_ROWS],
-        scratch[2 * TILE_STRIDE : 2 * TILE_STRIDE + TILE_ROWS],
-        scratch[3 * TILE_STRIDE : 3 * TILE_STRIDE + TILE_ROWS],
-        scratch[densities:tile],
-        scratch[tile:],
+        rest(scratch, 0),
+        rest(scratch, TILE_STRIDE),
+        rest(scratch, 2 * TILE_STRIDE),
+        rest(scratch, 3 * TILE_STRIDE),
+        rest(scratch, 4 * TILE_STRIDE),
+        rest(scratch, (4 + k) * TILE_STRIDE),
     )
 
 
 @kernel
-def _clear(values):
-    for j in range(values.size):
+def _clear(values, size):
+    for j in range(size):
         values[j] = 0.0
 
 
 @kernel
-def _copy(values, out):
-    # Slice assignment would compile the text of its own error message: 2 s of a first call.
-    for j in range(out.size):
+def _copy(values, size, out):
+    for j in range(size):
         out[j] = values[j]
 
 
 @kernel
-def _add(values, out):
-    for j in range(out.size):
+def _add(values, size, out):
+    for j in range(size):
         out[j] += values[j]
 
 
 @kernel
-def _range_sums(rows, row_weights, form, centres, start, stop, scratch, sums):
-    """Set `sums` to the statistics of rows[start:stop]."""
+def _range_sums(rows, row_weights, form, centres, start, stop, scratch, size, sums):
+    """Set the `size` entries of `sums` to the statistics of rows[start:stop]."""
     k, d = form.means.shape
     weights, largest, total, inverse, densities, tile = _cut(scratch, k)
-    _clear(tile[rows.shape[1] * TILE_STRIDE : d * TILE_STRIDE])
-    _clear(sums)
+    padding = rows.shape[1] * TILE_STRIDE
+    _clear(rest(tile, padding), d * TILE_STRIDE - padding)
+    _clear(sums, size)
     for first in range(start, stop, TILE_ROWS):
         count = min(TILE_ROWS, stop - first)
         load_tile(rows, first, count, form.reference, tile)
@@ -81,41 +80,44 @@ def _range_sums(rows, row_weights, form, centres, start, stop, scratch, sums):
 
 
 @kernel(inline=True)
-def statistics_span(rows, row_weights, form, centres, first, last, scratch, levels, sums):
-    """Set `sums` to the statistics of the ranges first..last, added in a binary tree.
+def statistics_span(rows, row_weights, form, centres, first, last, scratch, levels, size, sums):
+    """Set the `size` entries of `sums` to the statistics of the ranges first..last, added in a binary tree.
 
-    `levels[l]` holds the sums of 2**l ranges that wait for their neighbours, as a binary counter does; `first` is a
-    multiple of the power of two above last - first, so the tree is the same however ranges are cut into spans.
+    The l-th `size` entries of `levels` hold the sums of 2**l ranges that wait for their neighbours, as a binary counter
+    does; `first` is a multiple of the power of two above last - first, so the tree is the same however ranges are cut
+    into spans.
     """
     n = rows.shape[0]
     for index in range(last - first):
         start = (first + index) * RANGE_ROWS
-        into = sums if index & 1 else levels[0]
-        _range_sums(rows, row_weights, form, centres, start, min(n, start + RANGE_ROWS), scratch, into)
+        into = sums if index & 1 else levels
+        _range_sums(rows, row_weights, form, centres, start, min(n, start + RANGE_ROWS), scratch, size, into)
         level = 0
         while (index >> level) & 1:
-            _add(levels[level], sums)
+            _add(rest(levels, level * size), size, sums)
             level += 1
         if level:
-            _copy(sums, levels[level])
+            _copy(sums, size, rest(levels, level * size))
     waiting = last - first
     level = 0
     while not (waiting >> level) & 1:
         level += 1
-    _copy(levels[level], sums)
+    _copy(rest(levels, level * size), size, sums)
     while (waiting >> (level + 1)) > 0:
         level += 1
         if (waiting >> level) & 1:
-            _add(levels[level], sums)
+            _add(rest(levels, level * size), size, sums)
 
 
 @kernel
 def statistics_share(worker, rows, row_weights, form, centres, ranges, span, scratch, levels, sums):
     """One worker's share of a pass: every scratch.shape[0]-th span of `span` ranges, each into its row of `sums`."""
-    for s in range(worker, sums.shape[0], scratch.shape[0]):
+    spans, size = sums.shape
+    own, waiting = rest(scratch, worker * scratch.shape[1]), rest(levels, worker * levels.shape[1] * size)
+    for s in range(worker, spans, scratch.shape[0]):
         first = s * span
         last = min(ranges, first + span)
-        statistics_span(rows, row_weights, form, centres, first, last, scratch[worker], levels[worker], sums[s])
+        statistics_span(rows, row_weights, form, centres, first, last, own, waiting, size, rest(sums, s * size))
 
 
 @parallel_kernel
@@ -126,8 +128,8 @@ def statistics_parallel(share, rows, row_weights, form, centres, ranges, span, s
 
 
 @kernel(inline=True)
-def rows_span(rows, form, first, last, scratch, log_likelihoods, responsibilities, labels, lost):
-    """Write what is asked of the ranges first..last: outputs of length 0 are not wanted. Counts rows lost.
+def rows_span(rows, form, first, last, scratch, log_likelihoods, responsibilities, labels):
+    """Write what is asked of the ranges first..last, outputs of length 0 are not wanted; return how many rows are lost.
 
     A row too far from every component for float64 gets a log-likelihood of -inf or NaN and NaN responsibilities,
     which the caller repairs.
@@ -135,9 +137,10 @@ def rows_span(rows, form, first, last, scratch, log_likelihoods, responsibilitie
     k, d = form.means.shape
     _, largest, total, inverse, densities, tile = _cut(scratch, k)
     last_sums, last_labels = np.empty(TILE_ROWS), np.empty(TILE_ROWS, np.int64)  # of a tile that is not full
-    _clear(tile[rows.shape[1] * TILE_STRIDE : d * TILE_STRIDE])
+    padding = rows.shape[1] * TILE_STRIDE
+    _clear(rest(tile, padding), d * TILE_STRIDE - padding)
     exponentials = log_likelihoods.size > 0 or responsibilities.size > 0  # the better time to fetch what comes next
-    missed = 0  # counted apart: another worker's count may lie in the same cache line
+    lost = 0
     for start in range(first * RANGE_ROWS, min(rows.shape[0], last * RANGE_ROWS), TILE_ROWS):
         count = min(TILE_ROWS, rows.shape[0] - start)
         load_tile(rows, start, count, form.reference, tile)
@@ -147,31 +150,32 @@ def rows_span(rows, form, first, last, scratch, log_likelihoods, responsibilitie
         if labels.size:
             find_largest(densities, k, largest, rest(labels, start) if full else rest(last_labels, 0))
             if not full:
-                _copy(last_labels, labels[start : start + count])
+                _copy(rest(last_labels, 0), count, rest(labels, start))
         if not exponentials:
-            missed += count_lost(largest, largest, count)
+            lost += count_lost(largest, largest, count)
             continue
         if responsibilities.size:
             exponentiate(densities, k, largest, total, inverse, ahead)
         else:
             sum_exponentials(densities, k, largest, total, inverse, ahead)
-        missed += count_lost(largest, total, count)
+        lost += count_lost(largest, total, count)
         if log_likelihoods.size:
             log_sum(largest, total, inverse, rest(log_likelihoods, start) if full else rest(last_sums, 0))
             if not full:
-                _copy(last_sums, log_likelihoods[start : start + count])
+                _copy(rest(last_sums, 0), count, rest(log_likelihoods, start))
         if responsibilities.size:
             write_responsibilities(densities, k, inverse, count, rest(responsibilities, start * k))
-    lost[0] = missed
+    return lost
 
 
 @kernel
 def rows_share(worker, rows, form, ranges, span, scratch, log_likelihoods, responsibilities, labels, lost):
     """One worker's share of a pass: every scratch.shape[0]-th span of `span` ranges."""
+    own = rest(scratch, worker * scratch.shape[1])
     for s in range(worker, lost.shape[0], scratch.shape[0]):
         first = s * span
         last = min(ranges, first + span)
-        rows_span(rows, form, first, last, scratch[worker], log_likelihoods, responsibilities, labels, lost[s])
+        lost[s, 0] = rows_span(rows, form, first, last, own, log_likelihoods, responsibilities, labels)
 
 
 @parallel_kernel

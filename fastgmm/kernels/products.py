@@ -18,7 +18,7 @@ from numba.extending import intrinsic
 
 from fastgmm.kernels._jit import COMPILED, TILE_ROWS, TILE_STRIDE, VECTOR_BYTES, kernel
 from fastgmm.kernels.fetching import fetch
-from fastgmm.kernels.vectors import INDEX, Emitter, rest, rows_of, void_intrinsic
+from fastgmm.kernels.vectors import INDEX, Emitter, itemsize_of, rest, rows_of, void_intrinsic
 
 # Rows of a strip: as many vectors as leave registers for three rows of coefficients. 16 registers hold 3 x 4 sums,
 # three coefficients and one vector of features.
@@ -183,7 +183,7 @@ def multiply(coefficients, initial, x, rows, count, out, ahead):
 
     Meanwhile what is `ahead`, a place, comes into the caches.
     """
-    strip = STRIP_BYTES // x.itemsize
+    strip = STRIP_BYTES // itemsize_of(x)
     for i in range(0, TILE_ROWS, strip):
         features = rest(x, i)
         r = 0
@@ -206,7 +206,7 @@ def multiply_quadratic(coefficients, initial, x, rows, count, out, ahead):
     By Horner's rule, so that no squares are formed, nor read: of 32 rows and 16 features three quarters of the time
     that squares and `multiply` take, of 10 and 30 half.
     """
-    strip = STRIP_BYTES // x.itemsize
+    strip = STRIP_BYTES // itemsize_of(x)
     for i in range(0, TILE_ROWS, strip):
         features = rest(x, i)
         r = 0

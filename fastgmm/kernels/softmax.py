@@ -12,7 +12,7 @@ from numba.extending import intrinsic
 from fastgmm.kernels._jit import COMPILED, SUMS, TILE_ROWS, TILE_STRIDE, VECTOR_BYTES, kernel
 from fastgmm.kernels.fetching import Fetching
 from fastgmm.kernels.math import EXP_DOUBLE, EXP_SINGLE, exp, log
-from fastgmm.kernels.vectors import INDEX, Emitter, rows_of, void_intrinsic
+from fastgmm.kernels.vectors import INDEX, Emitter, itemsize_of, rows_of, void_intrinsic
 
 # Logarithms a tile takes: of the products of so many rows' totals each. A total is between 1 and k, so the product of 8
 # stays finite in float32 for any number of components below 65,000.
@@ -72,10 +72,10 @@ def _emit_sum(e: Emitter, row: ir.Value, top: ir.Value, sum_: ir.Value, largest:
 
 def _exponentiate(densities, k, largest, total, inverse, address, size):
     values = rows_of(densities, k, TILE_ROWS)
-    largest[:] = values.max(axis=0)
-    values[:] = exp(values - largest)
-    total[:] = values.sum(axis=0)
-    inverse[:] = 1.0 / total
+    largest[:TILE_ROWS] = values.max(axis=0)
+    values[:] = exp(values - largest[:TILE_ROWS])
+    total[:TILE_ROWS] = values.sum(axis=0)
+    inverse[:TILE_ROWS] = 1.0 / total[:TILE_ROWS]
 
 
 def _emit_exponentiate(
@@ -105,10 +105,10 @@ def _emit_exponentiate(
 def _exponentiate_pair(densities, largest, total, inverse, address, size):
     a, b = rows_of(densities, 2, TILE_ROWS)
     first = a >= b  # the choices below let no NaN go unseen, as max and min would
-    largest[:] = np.where(first, a, b)
-    smaller = exp(np.where(first, b, a) - largest)
-    total[:] = 1.0 + smaller
-    inverse[:] = 1.0 / total
+    largest[:TILE_ROWS] = np.where(first, a, b)
+    smaller = exp(np.where(first, b, a) - largest[:TILE_ROWS])
+    total[:TILE_ROWS] = 1.0 + smaller
+    inverse[:TILE_ROWS] = 1.0 / total[:TILE_ROWS]
     a[:], b[:] = np.where(first, 1.0, smaller), np.where(first, smaller, 1.0)
 
 
@@ -134,9 +134,9 @@ def _emit_exponentiate_pair(
 
 def _sum_exponentials(densities, k, largest, total, inverse, address, size):
     values = rows_of(densities, k, TILE_ROWS)
-    largest[:] = values.max(axis=0)
-    total[:] = exp(values - largest).sum(axis=0)
-    inverse[:] = 1.0 / total
+    largest[:TILE_ROWS] = values.max(axis=0)
+    total[:TILE_ROWS] = exp(values - largest[:TILE_ROWS]).sum(axis=0)
+    inverse[:TILE_ROWS] = 1.0 / total[:TILE_ROWS]
 
 
 def _emit_sum_exponentials(
@@ -176,7 +176,7 @@ def _emit_sum_exponentials(
 
 def _find_largest(densities, k, largest, where):
     first, *others = rows_of(densities, k, TILE_ROWS)
-    where = where[:TILE_ROWS]
+    largest, where = largest[:TILE_ROWS], where[:TILE_ROWS]
     largest[:], where[:] = first, 0
     for c, values in enumerate(others, start=1):
         larger = values > largest
@@ -323,8 +323,8 @@ def write_responsibilities(densities, k, inverse, count, out):
 
 @kernel(inline=True)
 def _is_single(values):
-    """Whether values are float32, which has no 0.1 of float64's; the compiler knows."""
-    return np.float64(values.dtype.type(0.1)) != 0.1
+    """Whether values are float32; the compiler knows."""
+    return itemsize_of(values) == 4
 
 
 @kernel(inline=True)

@@ -198,9 +198,8 @@ def subtract_multiple(values, factor, out):
 @kernel
 def scale_and_shift(values, factor, shift):
     """values = factor * values + shift, in place."""
-    a, b = values.dtype.type(factor), values.dtype.type(shift)
     for i in range(TILE_ROWS):
-        values[i] = a * values[i] + b
+        values[i] = factor * values[i] + shift
 
 
 @kernel
@@ -234,4 +233,4 @@ def squared_distances(tile, mean, features, out):
     """out[i] = |x_i - mean|² for a tile whose features are a multiple of four."""
     clear(out)
     for j in range(0, features, 4):
-        _four_squares(tile[j * TILE_STRIDE :], mean[j:], out)
+        _four_squares(rest(tile, j * TILE_STRIDE), rest(mean, j), out)

@@ -17,7 +17,7 @@ from numba.extending import intrinsic
 
 from fastgmm.kernels._jit import COMPILED, TILE_ROWS, TILE_STRIDE, VECTOR_BYTES, kernel
 from fastgmm.kernels.products import make_add_block, make_subtract_strip
-from fastgmm.kernels.vectors import INDEX, Emitter, rest, rows_of, void_intrinsic
+from fastgmm.kernels.vectors import INDEX, Emitter, itemsize_of, rest, rows_of, void_intrinsic
 
 # Rows of a block: with four vectors of x, 16 sums fill half of 32 registers, 12 three quarters of 16.
 BLOCK_ROWS = 4 if VECTOR_BYTES == 64 else 3
@@ -194,15 +194,15 @@ _add_1x2 = make_add_block(1, 2)
 @kernel
 def subtract_squares(factor, shift, constant, x, size, out):
     """out[i] = constant[0] - |F x_i + shift|² for the `size` features of a tile."""
-    for i in range(0, TILE_ROWS, _STRIP_BYTES // out.itemsize):
+    for i in range(0, TILE_ROWS, _STRIP_BYTES // itemsize_of(out)):
         _subtract_squares_strip(factor, shift, constant, rest(x, i), size, rest(out, i))
 
 
 @kernel
-def subtract_centre(tile, centre, out):
-    """out = x - centre."""
-    for i in range(0, TILE_ROWS, _STRIP_BYTES // tile.itemsize):
-        _subtract_strip(rest(tile, i), centre, centre.size, rest(out, i))
+def subtract_centre(tile, centre, size, out):
+    """out = x - centre for the `size` features of a tile."""
+    for i in range(0, TILE_ROWS, _STRIP_BYTES // itemsize_of(tile)):
+        _subtract_strip(rest(tile, i), centre, size, rest(out, i))
 
 
 @kernel
@@ -213,7 +213,8 @@ def add_scatter(x, size, share, weighted, first, second):
     """
     j = 0
     while j < size:
-        height = BLOCK_ROWS if size - j >= BLOCK_ROWS else min(2, size - j)
+        left = size - j
+        height = BLOCK_ROWS if left >= BLOCK_ROWS else 2 if left >= 2 else 1
         features, sums, products = rest(x, j * TILE_STRIDE), rest(first, j), rest(second, j * size + j)
         if height == BLOCK_ROWS:
             _scatter_most(features, share, weighted, sums, products, size)

@@ -217,9 +217,9 @@ def _log_densities(form, tile, out, ahead):
         x = rest(tile, 0)
         if form.centred[c]:
             x = rest(tile, d * TILE_STRIDE)
-            subtract_centre(tile, form.means[c], x)
+            subtract_centre(tile, rest(form.means, c * d), d, x)
         factor, shift = rest(form.factors, c * packed), rest(form.shifts, c * d)
-        subtract_squares(factor, shift, rest(form.log_constants, c), x, d, out[c * TILE_STRIDE :])
+        subtract_squares(factor, shift, rest(form.log_constants, c), x, d, rest(out, c * TILE_STRIDE))
 
 
 @accumulate.body(Triangular)
@@ -227,13 +227,13 @@ def _log_densities(form, tile, out, ahead):
 def _accumulate(form, tile, values, inverse, weights, centres, sums):
     k, d = form.means.shape
     scale(inverse, weights, inverse)
-    scale_components(values, k, inverse, sums[HEAD:])
+    scale_components(values, k, inverse, rest(sums, HEAD))
     weighted = rest(tile, 2 * d * TILE_STRIDE)
     for c in range(k):
         x = rest(tile, 0)
         if form.centred[c]:
             x = rest(tile, d * TILE_STRIDE)
-            subtract_centre(tile, centres[c], x)
+            subtract_centre(tile, rest(centres, c * d), d, x)
         first, second = rest(sums, HEAD + k + c * d), rest(sums, HEAD + k + k * d + c * d * d)
         add_scatter(x, d, rest(values, c * TILE_STRIDE), weighted, first, second)
 

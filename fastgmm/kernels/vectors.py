@@ -238,4 +238,18 @@ def _make_rest():
     return intrinsic(typed) if COMPILED else rest
 
 
-rest = _make_rest()
+def _make_itemsize_of():
+    def itemsize_of(values):
+        """Bytes of an element of an array or of what `rest` returns, a constant to the compiler."""
+        return values.itemsize
+
+    def typed(typing_context, values):
+        def generate(context, builder, signature, arguments):
+            return INDEX(context.get_abi_sizeof(context.get_data_type(signature.args[0].dtype)))
+
+        return types.intp(values), generate
+
+    return intrinsic(typed) if COMPILED else itemsize_of
+
+
+rest, itemsize_of = _make_rest(), _make_itemsize_of()
