@@ -70,6 +70,6 @@ def kernels_only(tmp_path):
     (copy / "kernels").mkdir(parents=True)
     (copy / "__init__.py").touch()
     few = "fetching", "math", "softmax", "tiles", "vectors"
-    for name in ("__init__", "_cache", "_collector", "_jit", "_linked", "_notice", *few):
+    for name in ("__init__", "_cache", "_collector", "_jit", "_compilers", "_notice", *few):
         shutil.copy(kernels / f"{name}.py", copy / "kernels")
     return copy.parent

@@ -20,6 +20,7 @@ from fastgmm.covariance.update import (
 from fastgmm.kernels import masked, triangular
 from fastgmm.kernels._jit import FLOAT64, FLOATS_1D, FLOATS_2D, FLOATS_3D, declared_kernel, kernel
 from fastgmm.kernels.linalg import cholesky, invert_lower
+from fastgmm.kernels.vectors import rest
 from fastgmm.statistics import Statistics
 
 _ROOT_2 = math.sqrt(2.0)
@@ -36,13 +37,16 @@ SHAPE = "full"
 
 
 @kernel
-def factorise_all(covariances, floors, factors):
-    """Set `factors` from covariances (k, d, d); return the first component that is not positive-definite, or -1."""
-    lower = np.empty(covariances.shape[1:])
+def factorise_all(covariances, factors):
+    """Set `factors` from covariances (k, d, d); return the first component that is not positive-definite, or -1.
+
+    On their diagonals `factors` have the floors of the variances.
+    """
     for c in range(covariances.shape[0]):
-        if not cholesky(covariances[c], floors[c], lower):
+        factor = factors[c]
+        if not cholesky(covariances[c], factor):
             return c
-        invert_lower(lower, factors[c])
+        invert_lower(factor)
     return -1
 
 
@@ -62,28 +66,29 @@ def _maximise(
     total = 0.0
     for c in range(k):
         total += weight[c]
-    smallest, total = SMALLEST_COUNT * min(1.0, total), 0.0
+    smallest, total = SMALLEST_COUNT * (total if total < 1.0 else 1.0), 0.0
     for c in range(k):
         total += weight[c] + smallest + concentration
-    shift, floors = np.empty(d), np.empty((k, d))
     jumped = False
     for c in range(k):
         count = weight[c] + smallest
         weights[c] = (count + concentration) / total
         held = count + shrinkage
+        shift = rest(means, c * d)  # until all of them have been used
         for j in range(d):
             shift[j] = first[c, j] / held
-            mean = centres[c, j] + shift[j]
-            means[c, j] = mean
-            floors[c, j] = variance_floor(mean)
             # Σ_c = Σ_i r_ic (x_i - μ_c)(x_i - μ_c)ᵀ / N_c = (second_c - N_c δ_c δ_cᵀ) / N_c, and the prior's rows
             for m in range(j + 1):
                 value = (second[c, j, m] - held * shift[j] * shift[m]) / (count + rows)
                 covariances[c, j, m] = value
                 covariances[c, m, j] = value
+        for j in range(d):
+            mean = centres[c, j] + shift[j]
             jumped |= is_jump(shift[j], covariances[c, j, j], mean)
             covariances[c, j, j] += ridge[j]
-    return factorise_all(covariances, floors, factors), jumped
+            factors[c, j, j] = variance_floor(mean)
+            means[c, j] = mean
+    return factorise_all(covariances, factors), jumped
 
 
 def maximise(statistics: Statistics, prior: Hyperparameters) -> Update:
@@ -169,8 +174,9 @@ def least_rows(d: int) -> int:
 
 def factorise(covariances: np.ndarray, floors: np.ndarray | float = 0.0) -> tuple[np.ndarray, int]:
     """Factors, and the first component that is not positive-definite by more than its floors or -1."""
-    factors = np.empty_like(covariances)
-    return factors, factorise_all(covariances, np.broadcast_to(floors, covariances.shape[:2]).copy(), factors)
+    factors = np.empty(covariances.shape)
+    np.einsum("cjj->cj", factors)[:] = floors
+    return factors, factorise_all(covariances, factors)
 
 
 def factors_from_precisions(precisions: np.ndarray) -> np.ndarray:

@@ -91,7 +91,7 @@ def variance_floor(mean):
 def is_jump(shift, variance, mean):
     """Whether a mean moved by so many of its new standard deviations that digits were lost."""
     rounding = 8 * _EPS * mean
-    return shift * shift > _LARGEST_MOVE * max(variance, 0.0) + rounding * rounding
+    return shift * shift > _LARGEST_MOVE * (variance if variance > 0.0 else 0.0) + rounding * rounding
 
 
 _SINGLE = np.finfo(np.float32)

@@ -236,13 +236,14 @@ def _is_unremarkable(
         for c in range(k):
             mean += weights[c] * means[c, j]
             within += weights[c] * variances[c, j]
-            largest = max(largest, abs(means[c, j]))
+            size = abs(means[c, j])
+            largest = size if size > largest else largest
         for c in range(k):
             away = means[c, j] - mean
             between += weights[c] * away * away
         largest *= 16 * _EPS
-        rounding = 16 * _EPS * within + largest * largest
-        if not within - reg_covar + between > _MARGIN * max(rounding, reg_covar / _LARGEST_REGULARISATION):
+        rounding, total = 16 * _EPS * within + largest * largest, within - reg_covar + between
+        if not (total > _MARGIN * rounding and total > _MARGIN * reg_covar / _LARGEST_REGULARISATION):
             return False
     return True
 

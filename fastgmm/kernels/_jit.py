@@ -20,7 +20,7 @@ from numba.extending import overload
 
 from fastgmm.kernels._cache import find_cache_folder
 from fastgmm.kernels._collector import RareCollections, without_collecting
-from fastgmm.kernels._linked import LinkedCompiler
+from fastgmm.kernels._compilers import KernelCompiler, LinkedCompiler
 from fastgmm.kernels._notice import CompilingNotice
 
 # Rows of a tile. 256 rows of 8 features and their 8 log-densities fill half of a first-level cache, and the
@@ -107,7 +107,8 @@ def kernel(
     """
     if function is None:
         return functools.partial(kernel, flags=flags, inline=inline, merge=merge)
-    compiled = _njit(function, fastmath=set(flags), inline="always" if inline else "never")
+    options: dict[str, Any] = {"fastmath": set(flags), "pipeline_class": KernelCompiler}
+    compiled = _njit(function, inline="always" if inline else "never", **options)
     if COMPILED and not inline:
         twin = _Callee(function, flags, merge)
         compiled.get_call_template = twin.get_call_template
@@ -185,7 +186,8 @@ class DeclaredKernel:
     """
 
     def __init__(self, function: Callable[..., Any], declared: tuple[Any, ...]) -> None:
-        self._kernel = _njit(function, fastmath=set(ELEMENTWISE), no_cfunc_wrapper=True)  # no kernel calls it
+        options = {"fastmath": set(ELEMENTWISE), "pipeline_class": KernelCompiler}
+        self._kernel = _njit(function, no_cfunc_wrapper=True, **options)  # no kernel calls it
         self._declared = declared
         self.call: Callable[..., Any] = self._first_call
 

@@ -79,8 +79,9 @@ def _keep_nearest(distances, first, nearest, labels):
     """Give every row the nearer of two more centres, first and first + 1, if it is nearer than those before."""
     for i in range(TILE_ROWS):
         before, one, two = nearest[i], distances[i], distances[TILE_ROWS + i]
-        near = min(one, two)
-        label = first if one <= two else first + 1.0
+        first_is_nearer = one <= two
+        near = one if first_is_nearer else two
+        label = first if first_is_nearer else first + 1.0
         labels[i] = label if near < before else labels[i]
         nearest[i] = near if near < before else before
 
@@ -143,11 +144,11 @@ def move_centres(tiles, rows, weights, nearest, labels, centres, counts, sums):
                     sums[c, j] += _sum_own(label, own, feature, np.float64(c), centres[c, j])[1]
     else:
         for i in range(rows.shape[0]):
-            c, w = int(labels[i]), weights[i]
+            centre, w = np.int64(labels[i]), weights[i]
             inertia += w * nearest[i]
-            counts[c] += w
+            counts[centre] += w
             for j in range(d):
-                sums[c, j] += w * (rows[i, j] - centres[c, j])
+                sums[centre, j] += w * (rows[i, j] - centres[centre, j])
     for c in range(k):
         if counts[c] > 0.0:
             for j in range(d):
@@ -192,7 +193,7 @@ def add_moments(rows, weights, labels, centres, deviation, weight, first, second
     n, d = rows.shape
     shared, squares = second.shape[0] < weight.size, second.shape[1] < d
     for i in range(n):
-        c = int(labels[i])
+        c = np.int64(labels[i])
         g = 0 if shared else c
         w = weights[i]
         weight[c] += w
@@ -214,7 +215,8 @@ def _keep_nearer(distances, weights, closest, nearer):
     """nearer = min(weights * distances, closest); returns its sum."""
     total = 0.0
     for i in range(TILE_ROWS):
-        near = min(weights[i] * distances[i], closest[i])
+        weighted, before = weights[i] * distances[i], closest[i]
+        near = weighted if weighted < before else before
         nearer[i] = near
         total += near
     return total

@@ -25,11 +25,11 @@ def subtract_multiple(factor, row, out, size):
 
 
 @kernel
-def cholesky(matrix, floors, lower):
+def cholesky(matrix, lower):
     """Set `lower` to L with L Lᵀ = matrix (its lower triangle is read) and say whether matrix is positive-definite.
 
-    A pivot that is lost in the rounding of its diagonal element, or not above its floor, counts as zero: a singular
-    matrix must not pass because rounding left 1e-33 in place of 0.
+    A pivot that is lost in the rounding of its diagonal element, or not above its floor, which `lower` has in its
+    place, counts as zero: a singular matrix must not pass because rounding left 1e-33 in place of 0.
     """
     d = matrix.shape[0]
     for i in range(d):
@@ -38,21 +38,29 @@ def cholesky(matrix, floors, lower):
             row[j] = (matrix[i, j] - dot(row, rest(lower, j * d), j)) / lower[j, j]
             lower[j, i] = 0.0
         pivot = matrix[i, i] - dot(row, row, i)
-        if not (floors[i] < pivot < np.inf and (i + 1) * _EPS * matrix[i, i] < pivot):
+        if not (row[i] < pivot < np.inf and (i + 1) * _EPS * matrix[i, i] < pivot):
             return False
-        lower[i, i] = np.sqrt(pivot)
+        row[i] = np.sqrt(pivot)
     return True
 
 
 @kernel
-def invert_lower(lower, inverse):
-    """Set `inverse` to the inverse of a lower triangular matrix, row by row."""
-    d = lower.shape[0]
+def invert_lower(matrix):
+    """Put the inverse of a lower triangular matrix in its place, row by row."""
+    d = matrix.shape[0]
+    # What a row was, right of the first row's only element.
+    before = rest(matrix, 1)
     for i in range(d):
-        for j in range(d):
-            inverse[i, j] = 0.0
-        inverse[i, i] = 1.0
+        row = rest(matrix, i * d)
+        diagonal = row[i]
         for m in range(i):
-            subtract_multiple(lower[i, m], rest(inverse, m * d), rest(inverse, i * d), m + 1)
+            before[m] = row[m]
+        for j in range(d):
+            row[j] = 0.0
+        row[i] = 1.0
+        for m in range(i):
+            subtract_multiple(before[m], rest(matrix, m * d), row, m + 1)
         for j in range(i + 1):
-            inverse[i, j] /= lower[i, i]
+            row[j] /= diagonal
+    for j in range(1, d):
+        matrix[0, j] = 0.0

@@ -299,9 +299,9 @@ def _log_determinants(factors: np.ndarray) -> np.ndarray:
 
 
 def _inverses(triangles: np.ndarray) -> np.ndarray:
-    inverses = np.zeros_like(triangles)
-    for triangle, inverse in zip(np.ascontiguousarray(triangles), inverses, strict=True):
-        invert_lower(triangle, inverse)
+    inverses = np.array(triangles, order="C")
+    for inverse in inverses:
+        invert_lower(inverse)
     return inverses
 
 

@@ -1,7 +1,8 @@
-"""How to compile what only compiled functions call: they link it in, optimise it with the rest and emit it once.
+"""How to compile what has no closures, and what only compiled functions call.
 
-Numba would optimise each function by itself and make machine code of it that nobody runs, and again as a part of every
-function above it: a seventh of what a first fit compiles.
+The latter is linked in by its callers, optimised with the rest and emitted once. Numba would optimise each function by
+itself and make machine code of it that nobody runs, and again as a part of every function above it: a seventh of what a
+first fit compiles.
 """
 
 from typing import Any
@@ -10,7 +11,11 @@ from numba import _dynfunc
 from numba.core.codegen import JITCodeLibrary
 from numba.core.compiler import CompilerBase, DefaultPassBuilder, PassManager
 from numba.core.compiler_machinery import register_pass
-from numba.core.typed_passes import NativeLowering
+from numba.core.typed_passes import NativeLowering, NopythonRewrites
+from numba.core.untyped_passes import InlineClosureLikes
+
+# Steps that look for functions within functions and for arithmetic with whole arrays, which kernels do not have.
+_WITHOUT_USE = (InlineClosureLikes, NopythonRewrites)
 
 
 class _LinkedLibrary(JITCodeLibrary):
@@ -48,13 +53,22 @@ class _LowerForLinking(NativeLowering):
         return True
 
 
-class LinkedCompiler(CompilerBase):
-    """Numba's compiler for functions that only compiled functions call, to be given as `pipeline_class`."""
+class KernelCompiler(CompilerBase):
+    """Numba's compiler without the steps that would find nothing in a kernel, to be given as `pipeline_class`."""
+
+    _last_step: type = NativeLowering
 
     def define_pipelines(self) -> list[PassManager]:
-        """The usual steps but for the last."""
-        steps = PassManager("linked")
+        """The usual steps but for those."""
+        steps = PassManager("kernel")
         for step, description in DefaultPassBuilder.define_nopython_pipeline(self.state).passes:
-            steps.add_pass(_LowerForLinking if step is NativeLowering else step, description)
+            if step not in _WITHOUT_USE:
+                steps.add_pass(self._last_step if step is NativeLowering else step, description)
         steps.finalize()
         return [steps]
+
+
+class LinkedCompiler(KernelCompiler):
+    """The same for functions that only compiled functions call."""
+
+    _last_step = _LowerForLinking
