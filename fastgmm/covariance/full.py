@@ -36,7 +36,7 @@ COMMON = ""
 SHAPE = "full"
 
 
-@kernel
+@kernel(inline=True)
 def factorise_all(covariances, factors):
     """Set `factors` from covariances (k, d, d); return the first component that is not positive-definite, or -1.
 

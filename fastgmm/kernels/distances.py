@@ -119,7 +119,7 @@ def _sum_own(labels, weights, x, label, centre):
     return count, total
 
 
-@kernel(inline=True)
+@kernel
 def move_centres(tiles, rows, weights, nearest, labels, centres, counts, sums):
     """Move each centre to the mean of its rows; return the weighted sum of `nearest`, the inertia.
 
@@ -235,7 +235,7 @@ def _draw(weights, size, target):
     return last, target  # rounding kept the sum below the target
 
 
-@kernel(inline=True)
+@kernel
 def _choose(tiles, weights, first, draws, k, distances, candidates, picks, nearer, totals, closest, seeds):
     """Greedy k-means++: set k `seeds` to indices of rows, the first of them given.
 

@@ -38,7 +38,7 @@ def _cut(scratch, k):
     )
 
 
-@kernel
+@kernel(inline=True)
 def _clear(values, size):
     for j in range(size):
         values[j] = 0.0
