@@ -335,11 +335,15 @@ def test_the_driver_adds_to_the_bits_of_the_serial_body(span, workers):
     serial, partial = np.empty((1, size)), np.empty((-(-ranges // span), size))
     whole = 1 << (ranges - 1).bit_length()
     passes.statistics_share(
-        0, kernel_rows, np.empty(0), form, form.means, ranges, whole, scratch[:1], levels[:1], serial
+        *(0, kernel_rows, np.empty(0), form, form.means, ranges, whole, scratch[:1], levels[:1], serial),
+        np.zeros(1, np.int64),
     )
-    arguments = (kernel_rows, np.empty(0), form, form.means, ranges, span, scratch, levels, partial)
+    taken = np.zeros(1, np.int64)
+    arguments = (kernel_rows, np.empty(0), form, form.means, ranges, span, scratch, levels, partial, taken)
     passes.statistics_parallel(passes.statistics_share, *arguments)
     assert np.array_equal(reference.tree_sum(list(partial)), serial[0])
+    # Every span once, and every worker one that was not there.
+    assert taken[0] == (len(partial) + workers if workers > 1 else 0)
 
 
 @pytest.mark.parametrize("ranges", range(1, 10) if COMPILED else (1, 3))

@@ -4,10 +4,14 @@ Each pass is a serial body over a span of row ranges, which small data, forked c
 directly, and a driver that holds a `prange` over workers. No pass knows a form.
 """
 
-import numpy as np
-from numba import prange
+from typing import Any
 
-from fastgmm.kernels._jit import RANGE_ROWS, TILE_ROWS, TILE_STRIDE, kernel, parallel_kernel
+import numpy as np
+from llvmlite import ir
+from numba import prange
+from numba.extending import intrinsic
+
+from fastgmm.kernels._jit import COMPILED, RANGE_ROWS, TILE_ROWS, TILE_STRIDE, kernel, parallel_kernel
 from fastgmm.kernels.fetching import place_of
 from fastgmm.kernels.forms import accumulate, log_densities
 from fastgmm.kernels.softmax import (
@@ -20,7 +24,7 @@ from fastgmm.kernels.softmax import (
     write_responsibilities,
 )
 from fastgmm.kernels.tiles import load_tile, load_weights
-from fastgmm.kernels.vectors import rest
+from fastgmm.kernels.vectors import INDEX, Emitter, integer_intrinsic, rest
 
 # n rows, d features (padded), k components, b = TILE_ROWS rows in a tile
 
@@ -109,22 +113,56 @@ def statistics_span(rows, row_weights, form, centres, first, last, scratch, leve
             _add(rest(levels, level * size), size, sums)
 
 
+def _take(taken):
+    """Raise taken[0] by one, which no two workers do at once, and return what it was."""
+    number = taken[0]
+    taken[0] += 1
+    return number
+
+
+def _emit_take(e: Emitter, taken: Any) -> ir.Value:
+    return e.builder.atomic_rmw("add", taken, INDEX(1), "monotonic")
+
+
+if COMPILED:
+
+    @intrinsic
+    def _take(typing_context, taken):
+        return integer_intrinsic(_emit_take, taken)
+
+
+@kernel(inline=True)
+def _next_span(before, taken, workers):
+    """The span that follows `before` in one worker's share: of several, the next that none has taken.
+
+    Shares laid down beforehand would be as long as the slowest processor takes, and others may be at work on one.
+    """
+    return before + 1 if workers == 1 else _take(taken)
+
+
 @kernel
-def statistics_share(worker, rows, row_weights, form, centres, ranges, span, scratch, levels, sums):
-    """One worker's share of a pass: every scratch.shape[0]-th span of `span` ranges, each into its row of `sums`."""
+def statistics_share(worker, rows, row_weights, form, centres, ranges, span, scratch, levels, sums, taken):
+    """One worker's share of a pass: spans of `span` ranges, each into its row of `sums`.
+
+    `taken` (1,), 0 at first, counts the spans that the scratch.shape[0] workers have begun.
+    """
     spans, size = sums.shape
     own, waiting = rest(scratch, worker * scratch.shape[1]), rest(levels, worker * levels.shape[1] * size)
-    for s in range(worker, spans, scratch.shape[0]):
+    s = np.int64(-1)
+    while True:
+        s = _next_span(s, taken, scratch.shape[0])
+        if s >= spans:
+            break
         first = s * span
         last = min(ranges, first + span)
         statistics_span(rows, row_weights, form, centres, first, last, own, waiting, size, rest(sums, s * size))
 
 
 @parallel_kernel
-def statistics_parallel(share, rows, row_weights, form, centres, ranges, span, scratch, levels, sums):
+def statistics_parallel(share, rows, row_weights, form, centres, ranges, span, scratch, levels, sums, taken):
     """`statistics_share` for all workers at once."""
     for worker in prange(scratch.shape[0]):
-        share(np.int64(worker), rows, row_weights, form, centres, ranges, span, scratch, levels, sums)
+        share(np.int64(worker), rows, row_weights, form, centres, ranges, span, scratch, levels, sums, taken)
 
 
 @kernel(inline=True)
@@ -169,17 +207,23 @@ def rows_span(rows, form, first, last, scratch, log_likelihoods, responsibilitie
 
 
 @kernel
-def rows_share(worker, rows, form, ranges, span, scratch, log_likelihoods, responsibilities, labels, lost):
-    """One worker's share of a pass: every scratch.shape[0]-th span of `span` ranges."""
+def rows_share(worker, rows, form, ranges, span, scratch, log_likelihoods, responsibilities, labels, lost, taken):
+    """One worker's share of a pass: spans of `span` ranges, `taken` as for `statistics_share`."""
     own = rest(scratch, worker * scratch.shape[1])
-    for s in range(worker, lost.shape[0], scratch.shape[0]):
+    s = np.int64(-1)
+    while True:
+        s = _next_span(s, taken, scratch.shape[0])
+        if s >= lost.size:
+            break
         first = s * span
         last = min(ranges, first + span)
-        lost[s, 0] = rows_span(rows, form, first, last, own, log_likelihoods, responsibilities, labels)
+        lost[s] = rows_span(rows, form, first, last, own, log_likelihoods, responsibilities, labels)
 
 
 @parallel_kernel
-def rows_parallel(share, rows, form, ranges, span, scratch, log_likelihoods, responsibilities, labels, lost):
+def rows_parallel(share, rows, form, ranges, span, scratch, log_likelihoods, responsibilities, labels, lost, taken):
     """`rows_share` for all workers at once."""
     for worker in prange(scratch.shape[0]):
-        share(np.int64(worker), rows, form, ranges, span, scratch, log_likelihoods, responsibilities, labels, lost)
+        share(
+            np.int64(worker), rows, form, ranges, span, scratch, log_likelihoods, responsibilities, labels, lost, taken
+        )

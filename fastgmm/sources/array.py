@@ -44,6 +44,8 @@ class RowsOut(NamedTuple):
         return RowsOut(log_likelihoods.astype(_FLOAT32), responsibilities.astype(_FLOAT32), labels, lost)
 
 
+# What one worker alone has for a count of the spans taken: it asks for none.
+_NOT_SHARED = np.zeros(1, _INT64)
 # What stands for answers that were not asked for.
 _NO_NUMBERS, _NO_SHARES, _NO_LABELS = np.empty(0), np.empty((0, 0)), np.empty(0, np.int64)
 
@@ -127,11 +129,11 @@ class FewWriter:
             memory = self._idle.pop()
         except IndexError:
             form = self._form
-            memory = aligned_zeros((1, scratch_size(form)), form.means.dtype), np.zeros((1, 1), np.int64)
+            memory = aligned_zeros((1, scratch_size(form)), form.means.dtype), np.zeros(1, _INT64)
         scratch, lost = memory
         out = _make_room(len(rows), self._form, wanted)
         ranges = -(-len(rows) // RANGE_ROWS)
-        others = self._form, ranges, ranges, scratch, *out, lost
+        others = self._form, ranges, ranges, scratch, *out, lost, _NOT_SHARED
         if self._share is None:
             self._share = overload_for(passes.rows_share, 0, _as_kernel_rows(rows), *others)
         # What is compiled looks at strides alone, so that any view of three dimensions will do.
@@ -224,7 +226,7 @@ class RangedRows:
                     passes.statistics_share,
                     (
                         _as_kernel_rows(rows), weights, form, about, ranges, span, self._scratch(workers, form), levels,
-                        partial,
+                        partial, np.zeros(1, _INT64),
                     ),
                     workers,
                     len(rows) * length,
@@ -341,7 +343,8 @@ class ArrayRows(RangedRows):
         sums, ranges = np.zeros((1, terms)), -(-self.n_rows // RANGE_ROWS)
         span = _power_of_two_at_least(ranges)
         self._kernel_rows, self._sums_of_few = _as_kernel_rows(self._rows), sums[0]
-        self._arguments = (ranges, span, self._scratch(1, form), np.zeros((1, span.bit_length(), terms)), sums)
+        levels = np.zeros((1, span.bit_length(), terms))
+        self._arguments = (ranges, span, self._scratch(1, form), levels, sums, _NOT_SHARED)
         arguments = self._kernel_rows, self._weights, form, form.means, *self._arguments
         self._share = overload_for(passes.statistics_share, 0, *arguments)
         moments: Moments = form.cut(sums[0], form.means, self.n_features)
@@ -384,11 +387,11 @@ class ArrayRows(RangedRows):
         ranges = -(-rows.shape[0] // RANGE_ROWS)
         with parallel_region(count_shares(rows.shape[0], sums_size(form))) as workers:
             span = max(1, ranges // (_SPANS_PER_WORKER * workers))
-            lost = np.zeros((-(-ranges // span), 1), np.int64)
+            lost, taken = np.zeros(-(-ranges // span), _INT64), np.zeros(1, _INT64)
             run_shares(
                 passes.rows_parallel,
                 passes.rows_share,
-                (_as_kernel_rows(rows), form, ranges, span, self._scratch(workers, form), *out, lost),
+                (_as_kernel_rows(rows), form, ranges, span, self._scratch(workers, form), *out, lost, taken),
                 workers,
                 rows.shape[0] * sums_size(form),
             )
