@@ -44,8 +44,6 @@ class RowsOut(NamedTuple):
         return RowsOut(log_likelihoods.astype(_FLOAT32), responsibilities.astype(_FLOAT32), labels, lost)
 
 
-# What one worker alone has for a count of the spans taken: it asks for none.
-_NOT_SHARED = np.zeros(1, _INT64)
 # What stands for answers that were not asked for.
 _NO_NUMBERS, _NO_SHARES, _NO_LABELS = np.empty(0), np.empty((0, 0)), np.empty(0, np.int64)
 
@@ -133,7 +131,7 @@ class FewWriter:
         scratch, lost = memory
         out = _make_room(len(rows), self._form, wanted)
         ranges = -(-len(rows) // RANGE_ROWS)
-        others = self._form, ranges, ranges, scratch, *out, lost, _NOT_SHARED
+        others = self._form, ranges, ranges, scratch, *out, lost, lost  # one worker alone counts no spans
         if self._share is None:
             self._share = overload_for(passes.rows_share, 0, _as_kernel_rows(rows), *others)
         # What is compiled looks at strides alone, so that any view of three dimensions will do.
@@ -343,8 +341,8 @@ class ArrayRows(RangedRows):
         sums, ranges = np.zeros((1, terms)), -(-self.n_rows // RANGE_ROWS)
         span = _power_of_two_at_least(ranges)
         self._kernel_rows, self._sums_of_few = _as_kernel_rows(self._rows), sums[0]
-        levels = np.zeros((1, span.bit_length(), terms))
-        self._arguments = (ranges, span, self._scratch(1, form), levels, sums, _NOT_SHARED)
+        levels, taken = np.zeros((1, span.bit_length(), terms)), np.zeros(1, _INT64)
+        self._arguments = (ranges, span, self._scratch(1, form), levels, sums, taken)
         arguments = self._kernel_rows, self._weights, form, form.means, *self._arguments
         self._share = overload_for(passes.statistics_share, 0, *arguments)
         moments: Moments = form.cut(sums[0], form.means, self.n_features)
