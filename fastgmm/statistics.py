@@ -61,6 +61,20 @@ class TreeSum:
         self._waiting += [None] * (level + 1 - len(self._waiting))
         self._waiting[level] = vector
 
+    def push_all(self, vectors: np.ndarray, leaves: int = 1) -> None:
+        """Append sums (m, size), each of the next so many leaves, as m calls of `push` would, but sooner.
+
+        What was pushed before must be a multiple of those.
+        """
+        while len(vectors):
+            count, before = 1 << (len(vectors).bit_length() - 1), self.leaves // leaves
+            if before:
+                count = min(count, before & -before)
+            sums, vectors = vectors[:count], vectors[count:]
+            while len(sums) > 1:
+                sums = sums[::2] + sums[1::2]
+            self.push(sums[0], count * leaves)
+
     def own(self, memory: np.ndarray) -> None:
         """Copy what was pushed as a part of `memory` and has not been added to another yet."""
         self._waiting = [

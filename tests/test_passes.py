@@ -372,6 +372,22 @@ def test_a_tree_sum_is_the_tree(count):
     assert np.array_equal(tree.total(), tree.total())
 
 
+@pytest.mark.parametrize("count", [1, 2, 7, 32, 33])
+@pytest.mark.parametrize("before", [0, 1, 2, 6, 8, 12])
+@pytest.mark.parametrize("leaves", [1, 4])
+def test_sums_pushed_together_are_those_pushed_one_by_one(count, before, leaves):
+    vectors = np.random.default_rng(count).normal(size=(before + count, 3))
+    one_by_one, together = TreeSum(), TreeSum()
+    for vector in vectors:
+        one_by_one.push(vector, leaves)
+    for vector in vectors[:before]:
+        together.push(vector, leaves)
+    together.push_all(vectors[before:], leaves)
+    assert together.leaves == one_by_one.leaves
+    for own, other in zip(together._waiting, one_by_one._waiting, strict=True):
+        assert (own is None) == (other is None) and (own is None or np.array_equal(own, other))
+
+
 def test_nothing_has_no_sum():
     with pytest.raises(ValueError, match="Nothing was pushed"):
         TreeSum().total()

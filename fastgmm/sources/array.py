@@ -229,8 +229,7 @@ class RangedRows:
                     workers,
                     len(rows) * length,
                 )  # fmt: skip
-            for sums in partial:
-                tree.push(sums[:length], span)
+            tree.push_all(partial[:, :length], span)
             tree.own(partial)  # the next pass overwrites it
             rows, weights = rows[ranges * RANGE_ROWS :], weights[ranges * RANGE_ROWS :]
 
