@@ -10,8 +10,8 @@ from numba import types
 from reference_chain import metropolis, noise_of_chain
 
 from fastgmm import math as vectors
-from fastgmm.kernels._jit import COMPILED
-from fastgmm.kernels.calls import DENSITY, address_of, try_density
+from fastgmm.kernels._jit import COMPILED, address_of
+from fastgmm.kernels.calls import DENSITY, try_density
 from fastgmm.kernels.chain import NEVER_AGAIN
 from fastgmm.kernels.lanes import LANES
 from fastgmm.kernels.steps import FORESEEN

@@ -201,16 +201,25 @@ def declared_kernel(*declared: Any) -> Callable[[Callable[..., Any]], DeclaredKe
     return lambda function: DeclaredKernel(function, declared)
 
 
+def address_of(function: Any, signature: Any) -> Any:
+    """Where a kernel compiled for a signature begins; uncompiled the function itself. The caller keeps it alive."""
+    if not COMPILED:
+        return function
+    result = function.get_compile_result(signature)
+    return result.library.get_pointer_to_function(result.fndesc.llvm_func_name)
+
+
 class ParallelKernel:
     """A driver `function(share, *arguments)` that runs `share(worker, *arguments)` in a `prange` and does nothing else.
 
-    `share` reaches it as a declared function type. Called by name it would be linked into each of the four libraries
-    Numba builds for a `prange` and optimised there again: 5 s more for a first call.
+    `share` reaches it as an address, for `calls.call_share`. Called by name it would be linked into each of the four
+    libraries Numba builds for a `prange` and optimised there again: 5 s more for a first call. A declared function type
+    would take longer to hand over than a pass over a few thousand rows.
     """
 
     def __init__(self, function: Callable[..., None]) -> None:
         self._function = function
-        self._compiled: dict[bytes, Any] = {}
+        self._compiled: dict[bytes, Callable[..., None]] = {}
         self._asked = 0
         functools.update_wrapper(self, function)
 
@@ -219,16 +228,16 @@ class ParallelKernel:
             self._function(share, *arguments)
             return
         kinds = compute_fingerprint(arguments)
-        compiled = self._compiled.get(kinds)
-        if compiled is None:
-            signature = tuple(numba.typeof(argument) for argument in arguments)
-            # As a call from Python compiles it; asked for by the declared type it would be compiled once more.
-            share.compile((types.int64, *signature))
-            share_type = types.FunctionType(types.void(types.int64, *signature))
-            compiled = self._compiled[kinds] = _njit(
-                self._function, types.void(share_type, *signature), parallel=True, fastmath=set(ELEMENTWISE)
-            )
-        compiled(share, *arguments)
+        if kinds not in self._compiled:
+            self._compiled[kinds] = self._compile(share, tuple(numba.typeof(argument) for argument in arguments))
+        self._compiled[kinds](*arguments)
+
+    def _compile(self, share: Any, signature: tuple[Any, ...]) -> Callable[..., None]:
+        share.compile((types.int64, *signature))
+        address = address_of(share, types.void(types.int64, *signature))
+        declared = types.int64, *signature
+        driver = _njit(self._function, types.void(*declared), parallel=True, fastmath=set(ELEMENTWISE))
+        return functools.partial(driver.overloads[declared].entry_point, address)
 
     def repays(self, work: int) -> bool:
         """Whether to run it for this much more work: it is compiled, here or in the cache, or that would be repaid."""

@@ -1,4 +1,4 @@
-"""Densities and moves as the loop over chains calls them: by address, as it does not know them when it is compiled.
+"""Calls by address, of what the caller does not know when it is compiled: densities and moves, and shares of a pass.
 
 A kernel that takes a dispatcher is compiled anew in every process. A declared function type would do, but handing one
 over takes 60 µs, and what it calls must have wrappers, which take longer to compile than most densities. An address is
@@ -29,14 +29,6 @@ DENSITY = types.void(_PLACES, types.int64, _PLACES, _WORDS)
 # Number j of the step's noise for lane i is at noise[j * TILE_STRIDE + i]: j < d are normals, from
 # `numbers_per_step(d)` on the uniforms in (0, 1] that the move asked for. It leaves x and noise as they are.
 MOVE = types.void(_PLACES, types.int64, _PLACES, _PLACES, _PLACES, _PLACES, _WORDS)
-
-
-def address_of(function: Any, signature: Any) -> Any:
-    """Where a kernel compiled for a signature begins; uncompiled the function itself. The caller keeps it alive."""
-    if not COMPILED:
-        return function
-    result = function.get_compile_result(signature)
-    return result.library.get_pointer_to_function(result.fndesc.llvm_func_name)
 
 
 def _emit_call(context: Any, builder: ir.IRBuilder, signature: Any, values: Any) -> tuple[Any, ir.Value]:
@@ -102,6 +94,17 @@ def _drop_exception(context: Any, builder: ir.IRBuilder, status: Any) -> None:
 if COMPILED:
 
     @intrinsic
+    def call_share(typing_context, address, arguments):
+        """Call a worker's share of a pass, which raises nothing."""
+
+        def generate(context: Any, builder: ir.IRBuilder, signature: Any, values: Any) -> Any:
+            signature = types.void(*arguments)
+            _emit_call(context, builder, signature, [values[0], *cgutils.unpack_tuple(builder, values[1])])
+            return context.get_dummy_value()
+
+        return types.void(types.int64, arguments), generate
+
+    @intrinsic
     def call_density(typing_context, address, x, lanes, out, packed):
         return _call(DENSITY)
 
@@ -114,6 +117,10 @@ if COMPILED:
         return _call(MOVE)
 
 else:
+
+    def call_share(function, arguments):
+        """Call a worker's share of a pass."""
+        function(*arguments)
 
     def call_density(function, *arguments):
         """Call a density."""

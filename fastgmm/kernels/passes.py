@@ -12,6 +12,7 @@ from numba import prange
 from numba.extending import intrinsic
 
 from fastgmm.kernels._jit import COMPILED, RANGE_ROWS, TILE_ROWS, TILE_STRIDE, kernel, parallel_kernel
+from fastgmm.kernels.calls import call_share
 from fastgmm.kernels.fetching import place_of
 from fastgmm.kernels.forms import accumulate, log_densities
 from fastgmm.kernels.softmax import (
@@ -162,7 +163,8 @@ def statistics_share(worker, rows, row_weights, form, centres, ranges, span, scr
 def statistics_parallel(share, rows, row_weights, form, centres, ranges, span, scratch, levels, sums, taken):
     """`statistics_share` for all workers at once."""
     for worker in prange(scratch.shape[0]):
-        share(np.int64(worker), rows, row_weights, form, centres, ranges, span, scratch, levels, sums, taken)
+        own = np.int64(worker), rows, row_weights, form, centres, ranges, span, scratch, levels, sums, taken
+        call_share(share, own)
 
 
 @kernel(inline=True)
@@ -224,6 +226,5 @@ def rows_share(worker, rows, form, ranges, span, scratch, log_likelihoods, respo
 def rows_parallel(share, rows, form, ranges, span, scratch, log_likelihoods, responsibilities, labels, lost, taken):
     """`rows_share` for all workers at once."""
     for worker in prange(scratch.shape[0]):
-        share(
-            np.int64(worker), rows, form, ranges, span, scratch, log_likelihoods, responsibilities, labels, lost, taken
-        )
+        out = log_likelihoods, responsibilities, labels, lost
+        call_share(share, (np.int64(worker), rows, form, ranges, span, scratch, *out, taken))

@@ -8,9 +8,9 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from fastgmm.kernels import chain as kernels
-from fastgmm.kernels._jit import COMPILED, TILE_ROWS, TILE_STRIDE
+from fastgmm.kernels._jit import COMPILED, TILE_ROWS, TILE_STRIDE, address_of
 from fastgmm.kernels.adapt import work_features
-from fastgmm.kernels.calls import MOVE, address_of
+from fastgmm.kernels.calls import MOVE
 from fastgmm.kernels.random import new_generators, numbers_per_step
 from fastgmm.kernels.vectors import aligned_zeros
 from fastgmm.mcmc.ahead import Foresight

@@ -22,10 +22,11 @@ from fastgmm.kernels._jit import (
     COMPILED,
     TILE_ROWS,
     TILE_STRIDE,
+    address_of,
     kernel_with_signature,
     set_up_numba,
 )
-from fastgmm.kernels.calls import DENSITY, address_of
+from fastgmm.kernels.calls import DENSITY
 from fastgmm.kernels.lanes import LANES
 from fastgmm.kernels.triangles import pack_triangles
 from fastgmm.kernels.vectors import aligned_zeros, rest
