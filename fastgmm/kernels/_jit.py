@@ -219,7 +219,8 @@ class ParallelKernel:
 
     def __init__(self, function: Callable[..., None]) -> None:
         self._function = function
-        self._compiled: dict[bytes, Callable[..., None]] = {}
+        self._compiled: dict[bytes, Any] = {}
+        self._entries: dict[bytes, Callable[..., None]] = {}
         self._asked = 0
         functools.update_wrapper(self, function)
 
@@ -228,16 +229,15 @@ class ParallelKernel:
             self._function(share, *arguments)
             return
         kinds = compute_fingerprint(arguments)
-        if kinds not in self._compiled:
-            self._compiled[kinds] = self._compile(share, tuple(numba.typeof(argument) for argument in arguments))
-        self._compiled[kinds](*arguments)
-
-    def _compile(self, share: Any, signature: tuple[Any, ...]) -> Callable[..., None]:
-        share.compile((types.int64, *signature))
-        address = address_of(share, types.void(types.int64, *signature))
-        declared = types.int64, *signature
-        driver = _njit(self._function, types.void(*declared), parallel=True, fastmath=set(ELEMENTWISE))
-        return functools.partial(driver.overloads[declared].entry_point, address)
+        if kinds not in self._entries:
+            # The integer is the worker to a share, and the address to a driver.
+            declared = types.int64, *(numba.typeof(argument) for argument in arguments)
+            share.compile(declared)
+            driver = _njit(self._function, types.void(*declared), parallel=True, fastmath=set(ELEMENTWISE))
+            address = address_of(share, types.void(*declared))
+            self._compiled[kinds] = driver
+            self._entries[kinds] = functools.partial(driver.overloads[declared].entry_point, address)
+        self._entries[kinds](*arguments)
 
     def repays(self, work: int) -> bool:
         """Whether to run it for this much more work: it is compiled, here or in the cache, or that would be repaid."""
