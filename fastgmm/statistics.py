@@ -4,6 +4,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from fastgmm.kernels.passes import add_in_pairs
+
 
 class Statistics(NamedTuple):
     """Sufficient statistics of a mixture, about `centres`. Those with equal centres add.
@@ -61,26 +63,23 @@ class TreeSum:
         self._waiting += [None] * (level + 1 - len(self._waiting))
         self._waiting[level] = vector
 
-    def push_all(self, vectors: np.ndarray, leaves: int = 1) -> None:
+    def push_all(self, vectors: np.ndarray, leaves: int = 1, last: bool = False) -> None:
         """Append sums (m, size), each of the next so many leaves, as m calls of `push` would, but sooner.
 
-        What was pushed before must be a multiple of those.
+        They are contiguous, and are used up. What was pushed before must be a multiple of those leaves. If they are
+        the `last`, the total may lie in their memory.
         """
+        if last and self.leaves == 0:  # so that one tree holds all there is
+            add_in_pairs.call(vectors)
+            self.push(vectors[0], leaves << (len(vectors) - 1).bit_length())
+            return
         while len(vectors):
             count, before = 1 << (len(vectors).bit_length() - 1), self.leaves // leaves
             if before:
                 count = min(count, before & -before)
-            sums, vectors = vectors[:count], vectors[count:]
-            while len(sums) > 1:
-                sums = sums[::2] + sums[1::2]
-            self.push(sums[0], count * leaves)
-
-    def own(self, memory: np.ndarray) -> None:
-        """Copy what was pushed as a part of `memory` and has not been added to another yet."""
-        self._waiting = [
-            waiting.copy() if waiting is not None and np.may_share_memory(waiting, memory) else waiting
-            for waiting in self._waiting
-        ]
+            add_in_pairs.call(vectors[:count])
+            self.push(vectors[0].copy(), count * leaves)
+            vectors = vectors[count:]
 
     def total(self) -> np.ndarray:
         """The sum of everything pushed so far."""

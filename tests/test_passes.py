@@ -1,5 +1,7 @@
 """Passes over rows of any number, layout, type and weight, against the twin and against themselves."""
 
+import copy
+
 import numpy as np
 import pytest
 import reference
@@ -382,6 +384,9 @@ def test_sums_pushed_together_are_those_pushed_one_by_one(count, before, leaves)
         one_by_one.push(vector, leaves)
     for vector in vectors[:before]:
         together.push(vector, leaves)
+    last = copy.deepcopy(together)
+    last.push_all(vectors[before:].copy(), leaves, last=True)
+    assert np.array_equal(last.total(), one_by_one.total())
     together.push_all(vectors[before:], leaves)
     assert together.leaves == one_by_one.leaves
     for own, other in zip(together._waiting, one_by_one._waiting, strict=True):
@@ -396,7 +401,7 @@ def test_nothing_has_no_sum():
 def test_working_memory_is_kept_and_does_not_leak_from_pass_to_pass():
     _, form, rows = case("full", n=600)
     source = ArrayRows(rows)
-    once = source.reduce(form)
+    once = copy.deepcopy(source.reduce(form))
     source.reduce(case("full", seed=1)[1])
     assert same_bits(source.reduce(form), once)
 
@@ -407,7 +412,7 @@ def test_sums_of_ranges_that_come_in_any_parts_have_the_bits_of_one_pass(size, m
     row_weights = np.random.default_rng(0).uniform(size=LONG)
     monkeypatch.setattr(array, "_SPANS_PER_WORKER", size)
     whole, random = ArrayRows(rows, row_weights), np.random.default_rng(size)
-    expected = whole._sums(form, form.means)
+    expected = whole._sums(form, form.means).copy()
     for _ in range(20):
         tree, start = TreeSum(), 0
         while start < LONG:

@@ -1,11 +1,9 @@
 """Numba's threads: who may use how many of them, and what runs on one alone."""
 
-import contextlib
 import functools
 import numbers
 import os
 import threading
-from collections.abc import Iterator
 from typing import Any
 
 import numba
@@ -49,31 +47,42 @@ class _Working:
             _at_work.pop(self._me, None)
 
 
-@contextlib.contextmanager
-def parallel_region(tasks: int) -> Iterator[int]:
-    """Say how many workers may share `tasks` now, and hold the place while they do.
+class parallel_region:
+    """Says how many workers may share `tasks` now, and holds the place while its block runs.
 
     A forked child may not enter parallel code (GNU OpenMP ends the process), nor may a second Python thread (the
     workqueue layer aborts it): there it is one worker, the calling thread, and the bits are the same. Each other
     Python thread at work has one of Numba's threads less for the workers here, so that together they are no more than
     those.
     """
-    if tasks <= 1:  # which is done before the others would be counted
-        yield 1
-        return
-    with _Working() as others:
-        setting = int(numba.get_num_threads())
-        allowed = min(setting, int(config.NUMBA_NUM_THREADS) - others)
-        workers = min(allowed, tasks)
+
+    def __init__(self, tasks: int) -> None:
+        self._tasks = tasks
+        self._working: _Working | None = None
+        self._holds = False
+
+    def __enter__(self) -> int:
+        if self._tasks <= 1:  # which is done before the others would be counted
+            return 1
+        self._working = _Working()
+        others = self._working.__enter__()
+        self._setting = int(numba.get_num_threads())
+        self._allowed = min(self._setting, int(config.NUMBA_NUM_THREADS) - others)
+        workers = min(self._allowed, self._tasks)
         if _forked or workers <= 1 or not _parallel_entry.acquire(blocking=False):
-            yield 1
-            return
-        numba.set_num_threads(allowed)  # those without work would spin
-        try:
-            yield workers
-        finally:
-            numba.set_num_threads(setting)
+            return 1
+        self._holds = True
+        if self._allowed != self._setting:
+            numba.set_num_threads(self._allowed)  # those without work would spin
+        return workers
+
+    def __exit__(self, *_: object) -> None:
+        if self._holds:
+            if self._allowed != self._setting:
+                numba.set_num_threads(self._setting)
             _parallel_entry.release()
+        if self._working is not None:
+            self._working.__exit__()
 
 
 def run_shares(driver: ParallelKernel, share: Any, arguments: tuple[Any, ...], workers: int, work: int) -> None:

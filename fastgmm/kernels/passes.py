@@ -11,7 +11,16 @@ from llvmlite import ir
 from numba import prange
 from numba.extending import intrinsic
 
-from fastgmm.kernels._jit import COMPILED, RANGE_ROWS, TILE_ROWS, TILE_STRIDE, kernel, parallel_kernel
+from fastgmm.kernels._jit import (
+    COMPILED,
+    FLOATS_2D,
+    RANGE_ROWS,
+    TILE_ROWS,
+    TILE_STRIDE,
+    declared_kernel,
+    kernel,
+    parallel_kernel,
+)
 from fastgmm.kernels.calls import call_share
 from fastgmm.kernels.fetching import place_of
 from fastgmm.kernels.forms import accumulate, log_densities
@@ -49,7 +58,7 @@ def _clear(values, size):
         values[j] = 0.0
 
 
-@kernel
+@kernel(inline=True)
 def _copy(values, size, out):
     for j in range(size):
         out[j] = values[j]
@@ -59,6 +68,17 @@ def _copy(values, size, out):
 def _add(values, size, out):
     for j in range(size):
         out[j] += values[j]
+
+
+@declared_kernel(FLOATS_2D)
+def add_in_pairs(sums):
+    """Add vectors (m, size) in a binary tree over their index, into the first of them; the others are used up."""
+    m, size = sums.shape
+    distance = 1
+    while distance < m:
+        for s in range(0, m - distance, 2 * distance):
+            _add(rest(sums, (s + distance) * size), size, rest(sums, s * size))
+        distance *= 2
 
 
 @kernel

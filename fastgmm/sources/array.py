@@ -177,12 +177,12 @@ class RangedRows:
         if centres is not None:
             about = np.zeros_like(form.means)
             about[:, : self.n_features] = centres - form.reference[: self.n_features]
-        sums = self._sums(form, about)
+        sums = self._sums(form, about)[: sums_size(form)]
         moments: Moments = form.cut(sums, about, self.n_features)
         return Statistics(*moments, float(sums[0]), int(sums[1]))
 
     def _sums(self, form: Any, about: np.ndarray) -> np.ndarray:
-        """The vector of sums over all rows."""
+        """The vector of sums over all rows, and behind it what pads it."""
         tree = TreeSum()
         for block in self._readable():
             self._add_sums(block, form, about, tree)
@@ -229,9 +229,8 @@ class RangedRows:
                     workers,
                     len(rows) * length,
                 )  # fmt: skip
-            tree.push_all(partial[:, :length], span)
-            tree.own(partial)  # the next pass overwrites it
             rows, weights = rows[ranges * RANGE_ROWS :], weights[ranges * RANGE_ROWS :]
+            tree.push_all(partial, span, last=block.last and not len(rows))
 
 
 class ArrayRows(RangedRows):
