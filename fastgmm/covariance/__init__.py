@@ -28,7 +28,6 @@ ALIASES = {"VVV": "full", "EEE": "tied", "VVI": "diag", "VII": "spherical"}
 STRUCTURES |= {alias: STRUCTURES[name] for alias, name in ALIASES.items()}
 
 
-
 def count_parameters(covariance_type: str, k: int, d: int) -> int:
     """Free parameters of k components in d features: means, covariances, and weights that sum to 1."""
     return int(STRUCTURES[covariance_type].n_covariance_parameters(k, d) + k * d + k - 1)

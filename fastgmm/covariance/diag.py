@@ -9,14 +9,18 @@ from fastgmm.covariance.prior import Hyperparameters, join
 from fastgmm.covariance.update import (
     Parameters,
     Update,
+    declare_maximise,
     exp_near,
-    has_jumped,
-    move,
+    is_jump,
+    least_and_total,
+    maximise_by,
+    reciprocal_root,
     share_coordinates,
     shares_from,
-    variance_floors,
+    variance_floor,
 )
 from fastgmm.kernels import centred, expanded, masked
+from fastgmm.kernels._jit import FLOATS_2D
 from fastgmm.statistics import Statistics
 
 _ROOT_2 = math.sqrt(2.0)
@@ -32,17 +36,34 @@ COMMON = ""
 SHAPE = "diag"
 
 
+@declare_maximise(FLOATS_2D)
+def _maximise(
+    centres, weight, first, second, ridge, concentration, shrinkage, rows, weights, means, covariances, factors
+):
+    k, d = centres.shape
+    least, total = least_and_total(weight, concentration)
+    failed, jumped = -1, False
+    for c in range(k):
+        count = weight[c] + least
+        weights[c] = (count + concentration) / total
+        held = count + shrinkage
+        for j in range(d):
+            shift = first[c, j] / held
+            mean = centres[c, j] + shift
+            # σ²_cj = Σ_i r_ic (x_ij - μ_cj)² / N_c = (second_cj - N_c δ_cj²) / N_c, and the prior's rows
+            variance = (second[c, j] - held * shift * shift) / (count + rows)
+            jumped |= is_jump(shift, variance, mean)
+            variance += ridge[j]
+            if failed < 0 and not variance_floor(mean) < variance < np.inf:
+                failed = c
+            means[c, j], covariances[c, j] = mean, variance
+            factors[c, j] = reciprocal_root(variance)
+    return failed, jumped
+
+
 def maximise(statistics: Statistics, prior: Hyperparameters) -> Update:
     """Parameters that maximise the expected log-likelihood and log-prior, the ridge added to the variances."""
-    statistics = join(statistics, prior, second_moments, stack)
-    moved = move(statistics, prior)
-    # σ²_cj = Σ_i r_ic (x_ij - μ_cj)² / N_c = (second_cj - N_c δ_cj²) / N_c, and the prior's rows
-    squares = statistics.second - moved.held[:, None] * moved.shifts**2
-    variances = squares / (moved.counts + prior.rows)[:, None]
-    jumped = has_jumped(moved.shifts, variances, moved.means)
-    covariances = variances + prior.ridge
-    factors, failed = factorise(covariances, variance_floors(moved.means))
-    return Update(Parameters(moved.weights, moved.means, covariances, factors), failed, jumped)
+    return maximise_by(_maximise, join(statistics, prior, second_moments, stack), prior)
 
 
 def form(parameters: Parameters, single: bool = False) -> Any:

@@ -4,21 +4,22 @@ import math
 from typing import Any
 
 import numpy as np
-from numba import float64
 
 from fastgmm.covariance.prior import Hyperparameters, join
 from fastgmm.covariance.update import (
-    SMALLEST_COUNT,
     Parameters,
     Update,
+    declare_maximise,
     exp_near,
     is_jump,
+    least_and_total,
+    maximise_by,
     share_coordinates,
     shares_from,
     variance_floor,
 )
 from fastgmm.kernels import masked, triangular
-from fastgmm.kernels._jit import FLOAT64, FLOATS_1D, FLOATS_2D, FLOATS_3D, declared_kernel, kernel
+from fastgmm.kernels._jit import FLOATS_3D, kernel
 from fastgmm.kernels.linalg import cholesky, invert_lower
 from fastgmm.kernels.vectors import rest
 from fastgmm.statistics import Statistics
@@ -50,28 +51,15 @@ def factorise_all(covariances, factors):
     return -1
 
 
-@declared_kernel(
-    *(FLOATS_2D, FLOATS_1D, FLOATS_2D, FLOATS_3D),
-    *(FLOATS_1D, float64, float64, float64),
-    *(FLOATS_1D, FLOATS_2D, FLOATS_3D, FLOATS_3D),
-)
+@declare_maximise(FLOATS_3D)
 def _maximise(
     centres, weight, first, second, ridge, concentration, shrinkage, rows, weights, means, covariances, factors
 ):
-    """Set the parameters, the last four; return the component that failed or -1, and whether a mean jumped.
-
-    Everything between two passes in one call: of little data, calls would take longer than the passes.
-    """
     k, d = centres.shape
-    total = 0.0
-    for c in range(k):
-        total += weight[c]
-    smallest, total = SMALLEST_COUNT * (total if total < 1.0 else 1.0), 0.0
-    for c in range(k):
-        total += weight[c] + smallest + concentration
+    least, total = least_and_total(weight, concentration)
     jumped = False
     for c in range(k):
-        count = weight[c] + smallest
+        count = weight[c] + least
         weights[c] = (count + concentration) / total
         held = count + shrinkage
         shift = rest(means, c * d)  # until all of them have been used
@@ -93,23 +81,7 @@ def _maximise(
 
 def maximise(statistics: Statistics, prior: Hyperparameters) -> Update:
     """Parameters that maximise the expected log-likelihood and log-prior, the ridge added to the diagonals."""
-    centres, weight, first, second, _, _ = join(statistics, prior, second_moments, stack)
-    shape = k, d, _ = second.shape
-    parameters = Parameters(np.empty(k), np.empty((k, d)), np.empty(shape), np.empty(shape))
-    ridge, concentration, shrinkage, _, rows, _ = prior
-    contiguous = np.ascontiguousarray
-    failed, jumped = _maximise.call(
-        contiguous(centres, FLOAT64),
-        contiguous(weight, FLOAT64),
-        contiguous(first, FLOAT64),
-        contiguous(second, FLOAT64),
-        ridge,
-        concentration,
-        shrinkage,
-        rows,
-        *parameters,
-    )
-    return Update(parameters, failed, jumped)
+    return maximise_by(_maximise, join(statistics, prior, second_moments, stack), prior)
 
 
 def form(parameters: Parameters, single: bool = False) -> Any:

@@ -9,14 +9,18 @@ from fastgmm.covariance.prior import Hyperparameters, join
 from fastgmm.covariance.update import (
     Parameters,
     Update,
+    declare_maximise,
     exp_near,
-    has_jumped,
-    move,
+    is_jump,
+    least_and_total,
+    maximise_by,
+    reciprocal_root,
     share_coordinates,
     shares_from,
-    variance_floors,
+    variance_floor,
 )
 from fastgmm.kernels import centred, expanded, masked
+from fastgmm.kernels._jit import FLOATS_1D
 from fastgmm.statistics import Statistics
 
 # Whether a covariance is a matrix, which must be symmetric.
@@ -31,18 +35,37 @@ COMMON = ""
 SHAPE = "spherical"
 
 
+@declare_maximise(FLOATS_1D)
+def _maximise(
+    centres, weight, first, second, ridge, concentration, shrinkage, rows, weights, means, covariances, factors
+):
+    k, d = centres.shape
+    least, total = least_and_total(weight, concentration)
+    failed, jumped = -1, False
+    for c in range(k):
+        count = weight[c] + least
+        weights[c] = (count + concentration) / total
+        held = count + shrinkage
+        squares = floors = 0.0
+        for j in range(d):
+            shift = first[c, j] / held
+            means[c, j] = centres[c, j] + shift
+            squares += shift * shift
+            floors += variance_floor(means[c, j])
+        # σ²_c = Σ_i r_ic |x_i - μ_c|² / (d N_c) = (second_c - N_c |δ_c|²) / (d N_c), and the prior's rows
+        variance = (second[c] - held * squares) / (d * (count + rows))
+        for j in range(d):
+            jumped |= is_jump(first[c, j] / held, variance, means[c, j])
+        covariances[c] = variance + ridge[0]  # of all features alike
+        if failed < 0 and not floors / d < covariances[c] < np.inf:
+            failed = c
+        factors[c] = reciprocal_root(covariances[c])
+    return failed, jumped
+
+
 def maximise(statistics: Statistics, prior: Hyperparameters) -> Update:
     """Parameters that maximise the expected log-likelihood and log-prior, the ridge added to the variances."""
-    statistics = join(statistics, prior, second_moments, stack)
-    moved = move(statistics, prior)
-    d = moved.means.shape[1]
-    # σ²_c = Σ_i r_ic |x_i - μ_c|² / (d N_c) = (second_c - N_c |δ_c|²) / (d N_c), and the prior's rows
-    squares = statistics.second - moved.held * (moved.shifts**2).sum(1)
-    variances = squares / (d * (moved.counts + prior.rows))
-    jumped = has_jumped(moved.shifts, variances[:, None], moved.means)
-    covariances = variances + prior.ridge[0]  # of all features alike
-    factors, failed = factorise(covariances, variance_floors(moved.means).mean(1))
-    return Update(Parameters(moved.weights, moved.means, covariances, factors), failed, jumped)
+    return maximise_by(_maximise, join(statistics, prior, second_moments, stack), prior)
 
 
 def form(parameters: Parameters, single: bool = False) -> Any:

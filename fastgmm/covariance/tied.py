@@ -9,13 +9,18 @@ from fastgmm.covariance.prior import Hyperparameters, join
 from fastgmm.covariance.update import (
     Parameters,
     Update,
-    has_jumped,
-    move,
+    declare_maximise,
+    is_jump,
+    least_and_total,
+    maximise_by,
     share_coordinates,
     shares_from,
-    variance_floors,
+    variance_floor,
 )
 from fastgmm.kernels import centred, expanded, masked
+from fastgmm.kernels._jit import FLOATS_2D
+from fastgmm.kernels.linalg import cholesky, invert_lower, subtract_multiple
+from fastgmm.kernels.vectors import rest
 from fastgmm.statistics import Statistics
 
 # Whether a covariance is a matrix, which must be symmetric.
@@ -30,17 +35,50 @@ COMMON = ""
 SHAPE = "tied"
 
 
+@declare_maximise(FLOATS_2D)
+def _maximise(
+    centres, weight, first, second, ridge, concentration, shrinkage, rows, weights, means, covariance, factor
+):
+    k, d = centres.shape
+    least, total = least_and_total(weight, concentration)
+    # Σ = Σ_c Σ_i r_ic (x_i - μ_c)(x_i - μ_c)ᵀ / N = (second - Σ_c N_c δ_c δ_cᵀ) / N, and the prior's rows
+    for j in range(d):
+        factor[j, j] = np.inf
+        for m in range(j + 1):
+            covariance[j, m] = second[j, m]
+    counts = 0.0
+    for c in range(k):
+        count = weight[c] + least
+        counts += count
+        weights[c] = (count + concentration) / total
+        held = count + shrinkage
+        shift = rest(means, c * d)  # until all of them have been used
+        for j in range(d):
+            shift[j] = first[c, j] / held
+            subtract_multiple(held * shift[j], shift, rest(covariance, j * d), j + 1)
+    for j in range(d):
+        for m in range(j + 1):
+            covariance[j, m] /= counts + rows
+            covariance[m, j] = covariance[j, m]
+    jumped = False
+    for c in range(k):
+        for j in range(d):
+            shift_j = means[c, j]
+            means[c, j] = mean = centres[c, j] + shift_j
+            jumped |= is_jump(shift_j, covariance[j, j], mean)
+            floor = variance_floor(mean)
+            factor[j, j] = floor if floor < factor[j, j] else factor[j, j]
+    for j in range(d):
+        covariance[j, j] += ridge[j]
+    if not cholesky(covariance, factor):
+        return 0, jumped
+    invert_lower(factor)
+    return -1, jumped
+
+
 def maximise(statistics: Statistics, prior: Hyperparameters) -> Update:
     """Parameters that maximise the expected log-likelihood and log-prior, the ridge added to the diagonal."""
-    statistics = join(statistics, prior, second_moments, stack)
-    moved = move(statistics, prior)
-    # Σ = Σ_c Σ_i r_ic (x_i - μ_c)(x_i - μ_c)ᵀ / N = (second - Σ_c N_c δ_c δ_cᵀ) / N, and the prior's rows
-    scatter = np.tril(statistics.second) - np.tril((moved.shifts.T * moved.held) @ moved.shifts)
-    covariance = (scatter + np.tril(scatter, -1).T) / (moved.counts.sum() + prior.rows)
-    jumped = has_jumped(moved.shifts, np.diag(covariance), moved.means)
-    covariance[np.diag_indices_from(covariance)] += prior.ridge
-    factors, failed = factorise(covariance, variance_floors(moved.means).min(0))
-    return Update(Parameters(moved.weights, moved.means, covariance, factors), failed, jumped)
+    return maximise_by(_maximise, join(statistics, prior, second_moments, stack), prior)
 
 
 def form(parameters: Parameters, single: bool = False) -> Any:

@@ -1,11 +1,13 @@
 """What every structure's `maximise` shares: new weights and means, and when moments must be taken again."""
 
-from typing import NamedTuple
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import numpy as np
+from numba import float64
 
 from fastgmm.covariance.prior import Hyperparameters
-from fastgmm.kernels._jit import kernel
+from fastgmm.kernels._jit import FLOAT64, FLOATS_1D, FLOATS_2D, DeclaredKernel, declared_kernel, kernel
 from fastgmm.statistics import Statistics
 
 # A mean that moved by δ costs the digits of δ² / variance when the moments are shifted; beyond this they are retaken.
@@ -39,16 +41,6 @@ class Update(NamedTuple):
     jumped: bool  # a mean moved so far that the moments should be taken again about the new means
 
 
-class Moved(NamedTuple):
-    """Weights and means that maximise the expected log-likelihood and log-prior."""
-
-    counts: np.ndarray  # (k,): rows N_c of a component, never 0
-    held: np.ndarray  # (k,): N_c + κ, rows that its mean rests on
-    weights: np.ndarray  # (k,)
-    means: np.ndarray  # (k, d)
-    shifts: np.ndarray  # (k, d): means - centres
-
-
 def count_rows(statistics: Statistics) -> np.ndarray:
     """Rows N_c of each component, never 0, (k,)."""
     return statistics.weight + SMALLEST_COUNT * min(1.0, np.add.reduce(statistics.weight))
@@ -60,13 +52,52 @@ def shares_of_rows(statistics: Statistics, prior: Hyperparameters) -> np.ndarray
     return counts / counts.sum()
 
 
-def move(statistics: Statistics, prior: Hyperparameters) -> Moved:
-    """New weights and means; the prior has joined the statistics. Without one an empty component keeps its mean."""
-    counts = count_rows(statistics)
-    shares = counts + prior.concentration
-    held = counts + prior.shrinkage
-    shifts = statistics.first / held[:, None]
-    return Moved(counts, held, shares / shares.sum(), statistics.centres + shifts, shifts)
+@kernel(inline=True)
+def least_and_total(weight, concentration):
+    """Rows that every component has at least, and those of all with what joins their weights.
+
+    Without a prior an empty component keeps its mean.
+    """
+    total = 0.0
+    for c in range(weight.size):
+        total += weight[c]
+    least, total = SMALLEST_COUNT * (total if total < 1.0 else 1.0), 0.0
+    for c in range(weight.size):
+        total += weight[c] + least + concentration
+    return least, total
+
+
+def maximise_by(body: DeclaredKernel, statistics: Statistics, prior: Hyperparameters) -> Update:
+    """What a structure's kernel finds from statistics that the prior has joined; covariances have their moments' shape.
+
+    The kernel does everything between two passes in one call: of few rows, calls would take longer than the passes. It
+    is called as body(centres, weight, first, second, ridge, concentration, shrinkage, rows, weights, means,
+    covariances, factors), sets the last four, and returns the component that failed or -1, and whether a mean jumped.
+    """
+    centres, weight, first, second, _, _ = statistics
+    ridge, concentration, shrinkage, _, rows, _ = prior
+    k, d = centres.shape
+    shape = second.shape
+    parameters = Parameters(np.empty(k), np.empty((k, d)), np.empty(shape), np.empty(shape))
+    contiguous = np.ascontiguousarray
+    failed, jumped = body.call(
+        contiguous(centres, FLOAT64),
+        contiguous(weight, FLOAT64),
+        contiguous(first, FLOAT64),
+        contiguous(second, FLOAT64),
+        ridge,
+        concentration,
+        shrinkage,
+        rows,
+        *parameters,
+    )
+    return Update(parameters, failed, jumped)
+
+
+def declare_maximise(covariances: Any) -> Callable[[Callable[..., Any]], DeclaredKernel]:
+    """Compile a kernel for `maximise_by`, of a structure whose covariances have this type."""
+    statistics = FLOATS_2D, FLOATS_1D, FLOATS_2D, covariances
+    return declared_kernel(*statistics, FLOATS_1D, *[float64] * 3, FLOATS_1D, FLOATS_2D, covariances, covariances)
 
 
 def share_volume(found: Update, shares: np.ndarray, log_volumes: np.ndarray) -> Update:
@@ -94,6 +125,12 @@ def is_jump(shift, variance, mean):
     return shift * shift > _LARGEST_MOVE * (variance if variance > 0.0 else 0.0) + rounding * rounding
 
 
+@kernel(inline=True)
+def reciprocal_root(variance):
+    """1 / √variance, and NaN of one that is below zero, of which NumPy would warn."""
+    return 1.0 / np.sqrt(variance) if variance > 0.0 else np.inf if variance == 0.0 else np.nan
+
+
 _SINGLE = np.finfo(np.float32)
 _LARGEST_LOSS = 1e-2  # of a variance along any axis
 
@@ -110,12 +147,6 @@ def suits_single(means: np.ndarray, variances: np.ndarray, reciprocals: np.ndarr
 def variance_floors(means: np.ndarray) -> np.ndarray:
     """`variance_floor` of all means."""
     return (_EPS * means) ** 2
-
-
-def has_jumped(shifts: np.ndarray, variances: np.ndarray, means: np.ndarray) -> bool:
-    """Whether `is_jump` holds for any of them."""
-    noise = (8 * _EPS * means) ** 2
-    return bool((shifts**2 > _LARGEST_MOVE * np.maximum(variances, 0.0) + noise).any())
 
 
 def share_coordinates(weights: np.ndarray, origin: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

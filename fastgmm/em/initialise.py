@@ -10,7 +10,7 @@ import numpy as np
 
 from fastgmm.covariance import Hyperparameters, Parameters, Prior, Update, flat
 from fastgmm.covariance.prior import relative_ridge
-from fastgmm.covariance.update import move
+from fastgmm.covariance.update import count_rows
 from fastgmm.em.engine import maximise
 from fastgmm.em.kmeans import Clustering, Sample, choose_seeds, kmeans, places
 from fastgmm.kernels import distances
@@ -252,7 +252,8 @@ def start_from_responsibilities(
     It is called for all rows in order, twice: for the means, then for the moments about them.
     """
     origin = np.repeat(source.take(np.arange(1)), k, axis=0)
-    means = move(_moments(source, responsibilities, origin, structure), flat(0.0, source.n_features)).means
+    found = _moments(source, responsibilities, origin, structure)
+    means = origin + found.first / count_rows(found)[:, None]
     update: Update = structure.maximise(_moments(source, responsibilities, means, structure), prior)
     return update
 
