@@ -13,26 +13,40 @@ a component is narrow. The spread, see `forms.LARGEST_SPREAD`, says how many dig
 """
 
 import math
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
+from numba import float64
 
-from fastgmm.kernels._jit import TILE_ROWS, TILE_STRIDE, kernel
+from fastgmm.kernels import forms
+from fastgmm.kernels._jit import (
+    FLOAT64,
+    FLOATS_1D,
+    FLOATS_2D,
+    TILE_ROWS,
+    TILE_STRIDE,
+    DeclaredKernel,
+    declared_kernel,
+    kernel,
+)
 from fastgmm.kernels.forms import (
     HEAD,
     LARGEST_SPREAD,
     Moments,
     about_reference,
     accumulate,
-    is_near,
+    log_constant,
     log_densities,
-    make_log_constants,
     suits_single,
 )
+from fastgmm.kernels.linalg import dot, subtract_multiple
 from fastgmm.kernels.products import add_products, multiply, multiply_quadratic, pack_rows
 from fastgmm.kernels.tiles import scale, scale_components, sum_squares
 from fastgmm.kernels.triangles import BLOCK_ROWS, add_scatter, pack_triangles, subtract_squares
 from fastgmm.kernels.vectors import rest
+
+_FLOAT32 = np.dtype(np.float32)
 
 # n rows, d features, k components, p features of the expansion, b = TILE_ROWS rows in a tile
 
@@ -61,9 +75,11 @@ class ExpandedTied(NamedTuple):
     def cut(self, sums: np.ndarray, centres: np.ndarray, features: int) -> Moments:
         """Cut sums into moments."""
         k, d = self.means.shape
-        weight, first, _, scatter = np.split(sums[HEAD:], np.cumsum((k, k * d, d)))
+        first = HEAD + k
+        rows = first + k * d  # their sum, which follows from the first moments
         # About one centre for all, the scatter does not depend on the responsibilities.
-        return _centres(self), weight, first.reshape(k, d), scatter.reshape(d, d)
+        scatter = sums[rows + d :].reshape(d, d)
+        return _centres(self), sums[HEAD:first], sums[first:rows].reshape(k, d), scatter
 
 
 class ExpandedDiagonal(NamedTuple):
@@ -182,50 +198,123 @@ def _n_features(form: Any) -> int:
 
 
 def _centres(form: Any) -> np.ndarray:
-    return np.tile(form.reference, (len(form.means), 1))
+    centres = np.empty(form.means.shape)
+    centres[:] = form.reference
+    return centres
 
 
 def _cut(form: Any, sums: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     """Centres, weight and first moments, and per component the rest of the features."""
     k, d = form.means.shape
-    weight, features = np.split(sums[HEAD:], (k,))
-    features = features.reshape(k, -1)
-    return _centres(form), weight, features[:, :d].copy(), features[:, d:]
+    features = sums[HEAD + k :].reshape(k, -1)
+    return _centres(form), sums[HEAD : HEAD + k], features[:, :d], features[:, d:]
 
 
-def _choose_type(spread: float, variances: np.ndarray, centred: np.ndarray, single: bool) -> np.dtype | None:
-    """The narrowest type whose digits suffice, or None; variances and means about the reference by feature."""
-    if not is_near(variances, centred).all():
-        return None
-    single = single and suits_single(variances, centred)
-    types = (np.dtype(np.float32), np.dtype(np.float64)) if single else (np.dtype(np.float64),)
-    return next((dtype for dtype in types if spread <= LARGEST_SPREAD[dtype]), None)
+def _declare_expansion(covariances: Any) -> Callable[[Callable[..., Any]], DeclaredKernel]:
+    """Compile a kernel for `_expand`, of covariances and factors of this type."""
+    parameters = FLOATS_1D, FLOATS_2D, covariances, covariances
+    return declared_kernel(*parameters, float64, FLOATS_1D, FLOATS_2D, FLOATS_1D)
 
 
-def _fields(
-    dtype: np.dtype, constants: np.ndarray, means: np.ndarray, reference: np.ndarray, coefficients: np.ndarray
-) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """The fields that all these forms begin with, in the type of the tile; rows are read relative to float64."""
-    packed = np.empty(coefficients.size)
+@_declare_expansion(FLOATS_2D)
+def _expand_tied(weights, means, covariance, factor, farthest, constants, coefficients, packed):
+    k, d = means.shape
+    log_determinant = spread = 0.0
+    for j in range(d):
+        largest = 0.0
+        for c in range(k):
+            square = means[c, j] * means[c, j]
+            largest = square if square > largest else largest
+        if not largest <= farthest * covariance[j, j]:
+            return np.nan
+        for r in range(j, d):
+            spread += factor[r, j] * factor[r, j] * (covariance[j, j] + largest)
+        log_determinant += np.log(factor[j, j])
+    for c in range(k):
+        linear, squares = rest(coefficients, c * (d + 1)), 0.0
+        for j in range(d):
+            linear[j] = 0.0
+        linear[d] = 1.0
+        for r in range(d):
+            row = rest(factor, r * d)
+            whitened = dot(row, rest(means, c * d), r + 1)
+            subtract_multiple(-whitened, row, linear, r + 1)
+            squares += whitened * whitened
+        constants[c] = log_constant(weights[c], log_determinant, d) - 0.5 * squares
     pack_rows(coefficients, packed)
-    return constants.astype(dtype), means.astype(dtype, order="C"), reference, packed.astype(dtype)
+    return spread
+
+
+@_declare_expansion(FLOATS_2D)
+def _expand_diagonal(weights, means, variances, scales, farthest, constants, coefficients, packed):
+    k, d = means.shape
+    spread = 0.0
+    for c in range(k):
+        log_determinant = size = squares = 0.0
+        for j in range(d):
+            square, precision = means[c, j] * means[c, j], scales[c, j] * scales[c, j]
+            if not square <= farthest * variances[c, j]:
+                return np.nan
+            log_determinant += np.log(scales[c, j])
+            size += precision * (variances[c, j] + square)
+            squares += precision * square
+            coefficients[c, j] = precision * means[c, j]
+            coefficients[c, d + j] = -0.5 * precision
+        constants[c] = log_constant(weights[c], log_determinant, d) - 0.5 * squares
+        spread = spread if size <= spread else size
+    pack_rows(coefficients, packed)
+    return spread
+
+
+@_declare_expansion(FLOATS_1D)
+def _expand_isotropic(weights, means, variances, scales, farthest, constants, coefficients, packed):
+    k, d = means.shape
+    spread = 0.0
+    for c in range(k):
+        precision, squares = scales[c] * scales[c], 0.0
+        for j in range(d):
+            square = means[c, j] * means[c, j]
+            if not square <= farthest * variances[c]:
+                return np.nan
+            squares += square
+            coefficients[c, j] = precision * means[c, j]
+        coefficients[c, d] = -0.5 * precision
+        constants[c] = log_constant(weights[c], d * np.log(scales[c]), d) - 0.5 * precision * squares
+        size = precision * (d * variances[c] + squares)
+        spread = spread if size <= spread else size
+    pack_rows(coefficients, packed)
+    return spread
+
+
+def _expand(
+    body: DeclaredKernel, parameters: tuple[np.ndarray, ...], features: int, variances: np.ndarray, single: bool
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray] | None:
+    """The fields that these forms begin with, of so many features, in the narrowest type whose digits suffice, or None.
+
+    `variances` are those by feature. The kernel is called as body(weights, means, covariances, factors, farthest,
+    constants, coefficients, packed), with means about the reference. It sets the last three, coefficients (k, features)
+    once more as `multiply` walks them, and returns the spread: NaN if a mean is not near by `forms.is_near`.
+    """
+    weights, means, covariances, factors = (np.ascontiguousarray(part, FLOAT64) for part in parameters)
+    k = len(means)
+    reference, centred = about_reference(weights, means)
+    constants, coefficients, packed = np.empty(k), np.empty((k, features)), np.empty(k * features)
+    spread = body.call(weights, centred, covariances, factors, forms.FARTHEST_MEAN, constants, coefficients, packed)
+    if single and spread <= LARGEST_SPREAD[_FLOAT32] and suits_single(variances, centred):
+        # Rows are read relative to a reference in float64.
+        return constants.astype(_FLOAT32), centred.astype(_FLOAT32), reference, packed.astype(_FLOAT32)
+    return (constants, centred, reference, packed) if spread <= LARGEST_SPREAD[FLOAT64] else None
 
 
 def tied(
     weights: np.ndarray, means: np.ndarray, covariance: np.ndarray, factor: np.ndarray, single: bool
 ) -> ExpandedTied | None:
     """Form for one factor (d, d) shared by all components; None where centring is needed."""
-    k, d = means.shape
-    reference, centred = about_reference(weights, means)
-    variances = np.diag(covariance)
-    spread = (factor**2 @ (variances + (centred**2).max(axis=0))).sum()
-    dtype = _choose_type(spread, variances, centred, single)
-    if dtype is None:
+    d = len(factor)
+    fields = _expand(_expand_tied, (weights, means, covariance, factor), d + 1, covariance.diagonal(), single)
+    if fields is None:
         return None
-    whitened = centred @ factor.T
-    constants = make_log_constants(weights, np.log(np.diag(factor)).sum(), d) - 0.5 * (whitened**2).sum(axis=1)
-    coefficients = np.concatenate([whitened @ factor, np.ones((k, 1))], axis=1)
-    fields = _fields(dtype, constants, centred, reference, coefficients)
+    dtype = fields[0].dtype
     return ExpandedTied(*fields, pack_triangles(math.sqrt(0.5) * factor).astype(dtype), np.zeros(d, dtype))
 
 
@@ -233,30 +322,15 @@ def diagonal(
     weights: np.ndarray, means: np.ndarray, variances: np.ndarray, scales: np.ndarray, single: bool
 ) -> ExpandedDiagonal | None:
     """Form for the reciprocal standard deviations (k, d); None where centring is needed."""
-    reference, centred = about_reference(weights, means)
-    precisions = scales**2
-    spread = (precisions * (variances + centred**2)).sum(axis=1).max()
-    dtype = _choose_type(spread, variances, centred, single)
-    if dtype is None:
-        return None
-    linear = precisions * centred
-    constants = make_log_constants(weights, np.log(scales).sum(1), means.shape[1]) - 0.5 * (linear * centred).sum(1)
-    coefficients = np.concatenate([linear, -0.5 * precisions], axis=1)
-    return ExpandedDiagonal(*_fields(dtype, constants, centred, reference, coefficients))
+    parameters = weights, means, variances, scales
+    fields = _expand(_expand_diagonal, parameters, 2 * means.shape[1], variances, single)
+    return None if fields is None else ExpandedDiagonal(*fields)
 
 
 def isotropic(
     weights: np.ndarray, means: np.ndarray, variances: np.ndarray, scales: np.ndarray, single: bool
 ) -> ExpandedIsotropic | None:
     """Form for one reciprocal standard deviation (k,) per component; None where centring is needed."""
-    d = means.shape[1]
-    reference, centred = about_reference(weights, means)
-    precisions = scales**2
-    squares = (centred**2).sum(axis=1)
-    spread = (precisions * (d * variances + squares)).max()
-    dtype = _choose_type(spread, variances[:, None], centred, single)
-    if dtype is None:
-        return None
-    constants = make_log_constants(weights, d * np.log(scales), d) - 0.5 * precisions * squares
-    coefficients = np.concatenate([precisions[:, None] * centred, -0.5 * precisions[:, None]], axis=1)
-    return ExpandedIsotropic(*_fields(dtype, constants, centred, reference, coefficients))
+    parameters = weights, means, variances, scales
+    fields = _expand(_expand_isotropic, parameters, means.shape[1] + 1, variances[:, None], single)
+    return None if fields is None else ExpandedIsotropic(*fields)

@@ -16,7 +16,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from fastgmm.kernels._jit import TILE_STRIDE, chosen_by_class
+from fastgmm.kernels._jit import TILE_STRIDE, chosen_by_class, kernel
 
 # A sum's first two entries: the log-likelihood, and the number of rows too far from every component.
 HEAD = 2
@@ -81,10 +81,20 @@ def pad(values: np.ndarray, features: int) -> np.ndarray:
     return out
 
 
-def make_log_constants(weights: np.ndarray, log_determinants: Any, features: int) -> np.ndarray:
+_HALF_LOG_2_PI = 0.5 * math.log(2 * math.pi)
+
+
+@kernel(inline=True)
+def log_constant(weight, log_determinant, d):
     """log w + log |F| - d/2 log 2π; a component without weight has density 0."""
+    # NumPy would warn of the logarithm of a weight of zero.
+    return (np.log(weight) if weight > 0.0 else -np.inf) + log_determinant - d * _HALF_LOG_2_PI
+
+
+def make_log_constants(weights: np.ndarray, log_determinants: Any, features: int) -> np.ndarray:
+    """`log_constant` of all components."""
     with np.errstate(divide="ignore"):
-        return np.log(weights) + log_determinants - 0.5 * features * math.log(2 * math.pi)
+        return np.log(weights) + log_determinants - features * _HALF_LOG_2_PI
 
 
 def about_reference(weights: np.ndarray, means: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

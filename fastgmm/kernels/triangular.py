@@ -34,6 +34,7 @@ from fastgmm.kernels.forms import (
     about_reference,
     accumulate,
     is_near,
+    log_constant,
     log_densities,
     suits_single,
 )
@@ -46,7 +47,6 @@ SMALL_SIZES = (1, 2, 3, 4)
 # Largest spread, by the type of the tile, with which rows may be read about a reference at all: rounded there, they
 # leave a centred log-density with an error of some eps * sqrt(spread), 1e-10 in float64 and 1e-4 in float32.
 LARGEST_CENTRED_SPREAD = {np.dtype(np.float64): 1e12, np.dtype(np.float32): 1e6}
-_HALF_LOG_2_PI = 0.5 * math.log(2 * math.pi)
 
 # n rows, d features, k components, b = TILE_ROWS rows in a tile
 
@@ -247,10 +247,10 @@ def _origin_and_size(d: int) -> tuple[np.ndarray, np.ndarray]:
 def _set_log_constants(weights, factors, out):
     k, d = factors.shape[:2]
     for c in range(k):
-        # NumPy would warn of the logarithm of a weight of zero.
-        out[c] = (np.log(weights[c]) if weights[c] > 0.0 else -np.inf) - d * _HALF_LOG_2_PI
+        log_determinant = 0.0
         for j in range(d):
-            out[c] += np.log(factors[c, j, j])
+            log_determinant += np.log(factors[c, j, j])
+        out[c] = log_constant(weights[c], log_determinant, d)
 
 
 def triangular_log_constants(weights: np.ndarray, factors: np.ndarray) -> np.ndarray:
