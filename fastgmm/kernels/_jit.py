@@ -165,8 +165,9 @@ def _entry_point(kernel: Any, signature: tuple[Any, ...]) -> Callable[..., Any]:
     return kernel.overloads[signature].entry_point  # type: ignore[no-any-return]
 
 
-# What Python hands over to a declared kernel: contiguous and float64.
+# What Python hands over to a declared kernel: contiguous, and float64 or bool.
 FLOATS_1D, FLOATS_2D, FLOATS_3D = types.float64[::1], types.float64[:, ::1], types.float64[:, :, ::1]
+FLAGS = types.boolean[::1]
 
 
 # np.ascontiguousarray(array, FLOAT64) is such an array; a function that said so would take longer than that.

@@ -36,6 +36,7 @@ from fastgmm.kernels.forms import (
     Moments,
     about_reference,
     accumulate,
+    is_near,
     log_constant,
     log_densities,
     suits_single,
@@ -223,10 +224,10 @@ def _expand_tied(weights, means, covariance, factor, farthest, constants, coeffi
     for j in range(d):
         largest = 0.0
         for c in range(k):
+            if not is_near(means[c, j], covariance[j, j], farthest):
+                return np.nan
             square = means[c, j] * means[c, j]
             largest = square if square > largest else largest
-        if not largest <= farthest * covariance[j, j]:
-            return np.nan
         for r in range(j, d):
             spread += factor[r, j] * factor[r, j] * (covariance[j, j] + largest)
         log_determinant += np.log(factor[j, j])
@@ -252,9 +253,9 @@ def _expand_diagonal(weights, means, variances, scales, farthest, constants, coe
     for c in range(k):
         log_determinant = size = squares = 0.0
         for j in range(d):
-            square, precision = means[c, j] * means[c, j], scales[c, j] * scales[c, j]
-            if not square <= farthest * variances[c, j]:
+            if not is_near(means[c, j], variances[c, j], farthest):
                 return np.nan
+            square, precision = means[c, j] * means[c, j], scales[c, j] * scales[c, j]
             log_determinant += np.log(scales[c, j])
             size += precision * (variances[c, j] + square)
             squares += precision * square
@@ -273,10 +274,9 @@ def _expand_isotropic(weights, means, variances, scales, farthest, constants, co
     for c in range(k):
         precision, squares = scales[c] * scales[c], 0.0
         for j in range(d):
-            square = means[c, j] * means[c, j]
-            if not square <= farthest * variances[c]:
+            if not is_near(means[c, j], variances[c], farthest):
                 return np.nan
-            squares += square
+            squares += means[c, j] * means[c, j]
             coefficients[c, j] = precision * means[c, j]
         coefficients[c, d] = -0.5 * precision
         constants[c] = log_constant(weights[c], d * np.log(scales[c]), d) - 0.5 * precision * squares

@@ -120,6 +120,7 @@ LARGEST_SPREAD = {np.dtype(np.float64): 1e6, np.dtype(np.float32): 1e3}
 FARTHEST_MEAN = 1e3
 
 
-def is_near(variances: np.ndarray, offsets: np.ndarray) -> np.ndarray:
-    """Whether a mean is near enough to the reference for moments about it, by component and feature."""
-    return offsets**2 <= FARTHEST_MEAN * variances
+@kernel(inline=True)
+def is_near(offset, variance, farthest):
+    """Whether a mean is near enough to the reference for moments about it, by one feature; see `FARTHEST_MEAN`."""
+    return offset * offset <= farthest * variance

@@ -13,13 +13,17 @@ import math
 from typing import Any, NamedTuple
 
 import numpy as np
+from numba import float64
 from numba.core import cgutils
 from numba.extending import intrinsic
 
+from fastgmm.kernels import forms
 from fastgmm.kernels._jit import (
     COMPILED,
+    FLAGS,
     FLOAT64,
     FLOATS_1D,
+    FLOATS_2D,
     FLOATS_3D,
     TILE_ROWS,
     TILE_STRIDE,
@@ -47,6 +51,9 @@ SMALL_SIZES = (1, 2, 3, 4)
 # Largest spread, by the type of the tile, with which rows may be read about a reference at all: rounded there, they
 # leave a centred log-density with an error of some eps * sqrt(spread), 1e-10 in float64 and 1e-4 in float32.
 LARGEST_CENTRED_SPREAD = {np.dtype(np.float64): 1e12, np.dtype(np.float32): 1e6}
+
+_ROOT_HALF = math.sqrt(0.5)
+_FLOAT32 = np.dtype(np.float32)
 
 # n rows, d features, k components, b = TILE_ROWS rows in a tile
 
@@ -253,20 +260,28 @@ def _set_log_constants(weights, factors, out):
         out[c] = log_constant(weights[c], log_determinant, d)
 
 
-def triangular_log_constants(weights: np.ndarray, factors: np.ndarray) -> np.ndarray:
-    """log w + log |F| - d/2 log 2π of contiguous lower triangular factors (k, d, d); -inf without weight."""
-    out = np.empty(len(factors))
-    _set_log_constants.call(np.ascontiguousarray(weights, FLOAT64), factors, out)
-    return out
+@declared_kernel(*(FLOATS_1D, FLOATS_2D, FLOATS_3D, FLOATS_3D, float64), *(FLOATS_1D, FLOATS_1D, FLOATS_2D, FLAGS))
+def _expand(weights, means, covariances, factors, farthest, log_constants, spreads, shifts, far):
+    """Set what components need to be expanded about the reference, which `means` are relative to.
 
-
-def triangular_spreads(factors: np.ndarray, covariances: np.ndarray, offsets: np.ndarray) -> np.ndarray:
-    """How much larger the terms are that are added than their sum, by component with means `offsets` off a reference.
-
-    Σ_rj F_rj² E[x_j²] with x about the reference: the squared distance F (x - μ) but for all cancellation.
+    `spreads` (k,) say how much larger the terms are that are added than their sum: Σ_rj F_rj² E[x_j²], the squared
+    distance F (x - μ) but for all cancellation. `far` (k,) are those not near by `is_near`.
     """
-    sizes = np.einsum("cjj->cj", covariances) + offsets**2
-    return np.einsum("crj,cj->c", factors**2, sizes)
+    k, d = means.shape
+    for c in range(k):
+        mean, log_determinant, spread = rest(means, c * d), 0.0, 0.0
+        far[c] = False
+        for j in range(d):
+            far[c] |= not is_near(mean[j], covariances[c, j, j], farthest)
+            log_determinant += np.log(factors[c, j, j])
+            shifts[c, j] = 0.0
+            for m in range(j + 1):
+                factor = factors[c, j, m]
+                shifts[c, j] -= factor * mean[m]
+                spread += factor * factor * (covariances[c, m, m] + mean[m] * mean[m])
+            shifts[c, j] *= _ROOT_HALF
+        log_constants[c] = log_constant(weights[c], log_determinant, d)
+        spreads[c] = spread
 
 
 def triangular(
@@ -277,18 +292,24 @@ def triangular(
     In float32 if the rows are `single` and their digits suffice. What is narrow is centred, and where that is not
     enough, all is, with rows as they are.
     """
-    if means.shape[1] <= SMALL_SIZES[-1]:
+    k, d = means.shape
+    if d <= SMALL_SIZES[-1]:
         return _small_triangular(weights, means, factors)
+    contiguous = np.ascontiguousarray
+    weights, means = contiguous(weights, FLOAT64), contiguous(means, FLOAT64)
+    covariances, factors = contiguous(covariances, FLOAT64), contiguous(factors, FLOAT64)
     reference, offsets = about_reference(weights, means)
-    variances = np.einsum("cjj->cj", covariances)
-    spreads = triangular_spreads(factors, covariances, offsets)
-    single = single and suits_single(variances, offsets)
-    types = (np.dtype(np.float32), np.dtype(np.float64)) if single else (np.dtype(np.float64),)
-    for dtype in types:
-        if spreads.max() <= LARGEST_CENTRED_SPREAD[dtype]:
-            expanded = (spreads <= LARGEST_SPREAD[dtype]) & is_near(variances, offsets).all(axis=1)
-            return _triangular(weights, offsets, reference, factors, expanded, dtype)
-    return centred_triangular(weights, means, factors)
+    log_constants, spreads, shifts, far = np.empty(k), np.empty(k), np.empty((k, d)), np.empty(k, np.bool_)
+    _expand.call(weights, offsets, covariances, factors, forms.FARTHEST_MEAN, log_constants, spreads, shifts, far)
+    widest = spreads.max()
+    single = single and widest <= LARGEST_CENTRED_SPREAD[_FLOAT32]
+    single = single and suits_single(np.einsum("cjj->cj", covariances), offsets)
+    dtype = _FLOAT32 if single else FLOAT64
+    if not widest <= LARGEST_CENTRED_SPREAD[dtype]:
+        return centred_triangular(weights, means, factors)
+    centred = far | (spreads > LARGEST_SPREAD[dtype])
+    shifts[centred] = 0.0
+    return _pack(dtype, log_constants, offsets, reference, factors, shifts, centred)
 
 
 def centred_triangular(weights: np.ndarray, means: np.ndarray, factors: np.ndarray) -> SmallTriangular | Triangular:
@@ -296,27 +317,34 @@ def centred_triangular(weights: np.ndarray, means: np.ndarray, factors: np.ndarr
     k, d = means.shape
     if d <= SMALL_SIZES[-1]:
         return _small_triangular(weights, means, factors)
-    return _triangular(weights, means, np.zeros(d), factors, np.zeros(k, np.bool_), np.dtype(np.float64))
+    centred = np.ones(k, np.bool_)
+    return _pack(FLOAT64, _log_constants(weights, factors), means, np.zeros(d), factors, np.zeros((k, d)), centred)
+
+
+def _log_constants(weights: np.ndarray, factors: np.ndarray) -> np.ndarray:
+    out = np.empty(len(factors))
+    _set_log_constants.call(np.ascontiguousarray(weights, FLOAT64), np.ascontiguousarray(factors, FLOAT64), out)
+    return out
 
 
 def _small_triangular(weights: np.ndarray, means: np.ndarray, factors: np.ndarray) -> SmallTriangular:
     origin, size = _origin_and_size(means.shape[1])
     means, factors = np.ascontiguousarray(means, FLOAT64), np.ascontiguousarray(factors, FLOAT64)
-    return SmallTriangular(triangular_log_constants(weights, factors), means, origin, factors, size)
+    return SmallTriangular(_log_constants(weights, factors), means, origin, factors, size)
 
 
-def _triangular(
-    weights: np.ndarray,
-    offsets: np.ndarray,
+def _pack(
+    dtype: np.dtype,
+    log_constants: np.ndarray,
+    means: np.ndarray,
     reference: np.ndarray,
     factors: np.ndarray,
-    expanded: np.ndarray,
-    dtype: np.dtype,
+    shifts: np.ndarray,
+    centred: np.ndarray,
 ) -> Triangular:
-    log_constants = triangular_log_constants(weights, np.ascontiguousarray(factors, FLOAT64))
-    halved = math.sqrt(0.5) * factors
-    shifts = np.where(expanded[:, None], -(halved @ offsets[:, :, None])[:, :, 0], 0.0)
-    log_constants, offsets, packed, shifts = (
-        part.astype(dtype, order="C") for part in (log_constants, offsets, pack_triangles(halved), shifts)
+    """The form with a tile of this type; rows are read relative to float64."""
+    packed = pack_triangles(_ROOT_HALF * factors)
+    log_constants, means, packed, shifts = (
+        np.ascontiguousarray(part, dtype) for part in (log_constants, means, packed, shifts)
     )
-    return Triangular(log_constants, offsets, reference, packed.ravel(), shifts.ravel(), ~expanded)
+    return Triangular(log_constants, means, reference, packed.ravel(), shifts.ravel(), centred)
