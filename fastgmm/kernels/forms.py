@@ -16,7 +16,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from fastgmm.kernels._jit import TILE_STRIDE, chosen_by_class, kernel
+from fastgmm.kernels._jit import FLOATS_1D, FLOATS_2D, TILE_STRIDE, chosen_by_class, declared_kernel, kernel
 
 # A sum's first two entries: the log-likelihood, and the number of rows too far from every component.
 HEAD = 2
@@ -97,10 +97,26 @@ def make_log_constants(weights: np.ndarray, log_determinants: Any, features: int
         return np.log(weights) + log_determinants - features * _HALF_LOG_2_PI
 
 
+@declared_kernel(FLOATS_1D, FLOATS_2D, FLOATS_1D, FLOATS_2D)
+def _set_about_reference(weights, means, reference, offsets):
+    k, d = means.shape
+    total = 0.0
+    for c in range(k):
+        total += weights[c]
+    for j in range(d):
+        distance = 0.0
+        for c in range(1, k):
+            distance += weights[c] * (means[c, j] - means[0, j])
+        reference[j] = means[0, j] + distance / total
+        for c in range(k):
+            offsets[c, j] = means[c, j] - reference[j]
+
+
 def about_reference(weights: np.ndarray, means: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The mean of the mixture (d,) and the means about it."""
-    reference = means[0] + weights @ (means - means[0]) / weights.sum()
-    return reference, means - reference
+    """The mean of the mixture (d,) and the means about it; both arguments are contiguous and float64."""
+    reference, offsets = np.empty(means.shape[1]), np.empty(means.shape)
+    _set_about_reference.call(weights, means, reference, offsets)
+    return reference, offsets
 
 
 # Squares between these, and what is a thousand widths away, stay clear of float32's ends.
