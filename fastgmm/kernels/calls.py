@@ -97,9 +97,9 @@ if COMPILED:
     def call_share(typing_context, address, arguments):
         """Call a worker's share of a pass, which raises nothing."""
 
-        def generate(context: Any, builder: ir.IRBuilder, signature: Any, values: Any) -> Any:
-            signature = types.void(*arguments)
-            _emit_call(context, builder, signature, [values[0], *cgutils.unpack_tuple(builder, values[1])])
+        def generate(context: Any, builder: ir.IRBuilder, declared: Any, values: Any) -> Any:
+            share = types.void(*arguments)
+            _emit_call(context, builder, share, [values[0], *cgutils.unpack_tuple(builder, values[1])])
             return context.get_dummy_value()
 
         return types.void(types.int64, arguments), generate

@@ -317,19 +317,22 @@ def centred_triangular(weights: np.ndarray, means: np.ndarray, factors: np.ndarr
     k, d = means.shape
     if d <= SMALL_SIZES[-1]:
         return _small_triangular(weights, means, factors)
+    weights, factors = np.ascontiguousarray(weights, FLOAT64), np.ascontiguousarray(factors, FLOAT64)
     centred = np.ones(k, np.bool_)
     return _pack(FLOAT64, _log_constants(weights, factors), means, np.zeros(d), factors, np.zeros((k, d)), centred)
 
 
 def _log_constants(weights: np.ndarray, factors: np.ndarray) -> np.ndarray:
+    """`forms.log_constant` of all components; both arguments are contiguous and float64."""
     out = np.empty(len(factors))
-    _set_log_constants.call(np.ascontiguousarray(weights, FLOAT64), np.ascontiguousarray(factors, FLOAT64), out)
+    _set_log_constants.call(weights, factors, out)
     return out
 
 
 def _small_triangular(weights: np.ndarray, means: np.ndarray, factors: np.ndarray) -> SmallTriangular:
     origin, size = _origin_and_size(means.shape[1])
-    means, factors = np.ascontiguousarray(means, FLOAT64), np.ascontiguousarray(factors, FLOAT64)
+    contiguous = np.ascontiguousarray
+    weights, means, factors = contiguous(weights, FLOAT64), contiguous(means, FLOAT64), contiguous(factors, FLOAT64)
     return SmallTriangular(_log_constants(weights, factors), means, origin, factors, size)
 
 
