@@ -225,7 +225,9 @@ def test_singular_data(covariance_type, kind):
 @pytest.mark.parametrize("covariance_type", [name for name in DISTINCT if STRUCTURES[name].MATRICES])
 def test_digits_that_float32_has_not(covariance_type):
     """Covariances that float32 would round to singular ones are kept in float64."""
-    rows = np.hstack([X, X.sum(axis=1, keepdims=True)]).astype(np.float32)
+    # A hundred thousandth is far above what float64 loses of a covariance, and far below what float32 does.
+    total = X.sum(axis=1, keepdims=True) + 1e-5 * np.random.default_rng(0).normal(size=(len(X), 1))
+    rows = np.hstack([X, total]).astype(np.float32)
     for options in ({"reg_covar": 0.0}, {}, {"prior": "default"}):
         gm = fit(rows, covariance_type=covariance_type, **options)
         assert gm.covariances_.dtype == np.float64 and gm.mixture_.n_features == 3

@@ -17,7 +17,7 @@ _FARTHEST = 100.0
 _EPS = float(np.finfo(np.float64).eps)
 _TINY = float(np.finfo(np.float64).tiny)
 # Rows that every component has at least, so that counts can divide; of weights that sum to less, a share.
-SMALLEST_COUNT = 10 * _EPS
+_SMALLEST_COUNT = 10 * _EPS
 
 
 class Parameters(NamedTuple):
@@ -43,7 +43,7 @@ class Update(NamedTuple):
 
 def count_rows(statistics: Statistics) -> np.ndarray:
     """Rows N_c of each component, never 0, (k,)."""
-    return statistics.weight + SMALLEST_COUNT * min(1.0, np.add.reduce(statistics.weight))
+    return statistics.weight + _SMALLEST_COUNT * min(1.0, np.add.reduce(statistics.weight))
 
 
 def shares_of_rows(statistics: Statistics, prior: Hyperparameters) -> np.ndarray:
@@ -61,7 +61,7 @@ def least_and_total(weight, concentration):
     total = 0.0
     for c in range(weight.size):
         total += weight[c]
-    least, total = SMALLEST_COUNT * (total if total < 1.0 else 1.0), 0.0
+    least, total = _SMALLEST_COUNT * (total if total < 1.0 else 1.0), 0.0
     for c in range(weight.size):
         total += weight[c] + least + concentration
     return least, total
