@@ -121,6 +121,28 @@ def test_statistics_of_any_type_and_order_are_maximised_alike(structure, like):
     assert found[1:] == expected[1:]
 
 
+@pytest.mark.parametrize("place", [(0, 0), (1, 2)])
+@pytest.mark.parametrize(("widths", "jumps"), [(50.0, False), (200.0, True)])
+@every_structure
+def test_a_mean_that_moves_by_a_hundred_of_its_widths_has_jumped(structure, widths, jumps, place):
+    rows = np.random.default_rng(0).normal(size=(400, 3))
+    labels, centres = np.eye(2)[np.arange(400) % 2], np.zeros((2, 3))
+    centres[place] = widths
+    moments = reference.moments(labels, rows[:, None] - centres, structure)
+    update = STRUCTURES[structure].maximise(Statistics(centres, *moments, 0.0, 0), flat(0.0, 3))
+    assert update.jumped == jumps and update.failed == -1
+
+
+@pytest.mark.parametrize(("spread", "failed"), [(1e-3, False), (4e-9, True)])
+@every_structure
+def test_a_variance_that_rounding_of_the_mean_would_give_is_none(structure, spread, failed):
+    rows = 1e8 + spread * np.random.default_rng(0).normal(size=(400, 3))
+    labels, centres = np.eye(2)[np.arange(400) % 2], np.full((2, 3), 1e8)
+    moments = reference.moments(labels, rows[:, None] - centres, structure)
+    update = STRUCTURES[structure].maximise(Statistics(centres, *moments, 0.0, 0), flat(0.0, 3))
+    assert (update.failed >= 0) == failed
+
+
 @every_new
 def test_precisions_to_start_from_have_it_in_common(structure):
     fitted = GaussianMixture(3, covariance_type=structure, random_state=0).fit(X)
