@@ -11,8 +11,8 @@ from scipy.special import expit, gammaln, logit
 from bench.panel import SLOW, draw_rows
 from fastgmm import GaussianMixture
 from fastgmm.covariance import STRUCTURES
-from fastgmm.em import engine
 from fastgmm.em.accelerate import PACES, Pace, Squarem
+from fastgmm.em.step import maximise
 from fastgmm.sources import ArrayRows
 
 every_structure = pytest.mark.parametrize("structure", reference.FAMILIAR)
@@ -289,7 +289,7 @@ def test_no_leap_leads_below_the_ridge(structure):
 def test_a_leap_may_land_where_a_step_fails(monkeypatch, fails):
     """Then it is as one that led down."""
     own, landed = STRUCTURES["diag"], []
-    from_vector, maximise = own.from_vector, engine.maximise
+    from_vector = own.from_vector
 
     def leap(vector, origin):
         point = from_vector(vector, origin)
@@ -301,7 +301,7 @@ def test_a_leap_may_land_where_a_step_fails(monkeypatch, fails):
         return update._replace(failed=1) if landed and parameters is landed[-1] else update
 
     monkeypatch.setattr(own, "from_vector", leap)
-    monkeypatch.setattr(engine, "maximise", step)
+    monkeypatch.setattr("fastgmm.em.step.maximise", step)
     found = fit("diag", acceleration="squarem", max_iter=30)
     start = found.fit_report_.starts[0]
     assert start.outcome != "failed" and start.passes - start.iterations == len(landed) > 5

@@ -1,6 +1,7 @@
 """Full: every component has a covariance matrix of its own. Covariances and factors have shape (k, d, d)."""
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -9,6 +10,7 @@ from fastgmm.covariance.prior import Hyperparameters, join
 from fastgmm.covariance.update import (
     Parameters,
     Update,
+    arguments_to_maximise,
     declare_maximise,
     exp_near,
     is_jump,
@@ -82,6 +84,11 @@ def _maximise(
 def maximise(statistics: Statistics, prior: Hyperparameters) -> Update:
     """Parameters that maximise the expected log-likelihood and log-prior, the ridge added to the diagonals."""
     return maximise_by(_maximise, join(statistics, prior, second_moments, stack), prior)
+
+
+def prepare_maximise(statistics: Statistics, prior: Hyperparameters, out: Parameters) -> Callable[[], tuple[int, bool]]:
+    """A call that sets `out` by what is then in the arrays of statistics, which no prior joins; see `maximise_by`."""
+    return _maximise.prepare(*arguments_to_maximise(statistics, prior, out))
 
 
 def form(parameters: Parameters, single: bool = False) -> Any:

@@ -74,13 +74,19 @@ def maximise_by(body: DeclaredKernel, statistics: Statistics, prior: Hyperparame
     is called as body(centres, weight, first, second, ridge, concentration, shrinkage, rows, weights, means,
     covariances, factors), sets the last four, and returns the component that failed or -1, and whether a mean jumped.
     """
+    shape, of_covariances = statistics.centres.shape, statistics.second.shape
+    arrays = np.empty(shape[0]), np.empty(shape), np.empty(of_covariances), np.empty(of_covariances)
+    parameters = Parameters(*arrays)
+    failed, jumped = body.call(*arguments_to_maximise(statistics, prior, parameters))
+    return Update(parameters, failed, jumped)
+
+
+def arguments_to_maximise(statistics: Statistics, prior: Hyperparameters, out: Parameters) -> tuple[Any, ...]:
+    """What a structure's kernel is called with: the arrays of statistics if they are contiguous and float64."""
     centres, weight, first, second, _, _ = statistics
     ridge, concentration, shrinkage, _, rows, _ = prior
-    k, d = centres.shape
-    shape = second.shape
-    parameters = Parameters(np.empty(k), np.empty((k, d)), np.empty(shape), np.empty(shape))
     contiguous = np.ascontiguousarray
-    failed, jumped = body.call(
+    return (
         contiguous(centres, FLOAT64),
         contiguous(weight, FLOAT64),
         contiguous(first, FLOAT64),
@@ -89,9 +95,8 @@ def maximise_by(body: DeclaredKernel, statistics: Statistics, prior: Hyperparame
         concentration,
         shrinkage,
         rows,
-        *parameters,
+        *out,
     )
-    return Update(parameters, failed, jumped)
 
 
 def declare_maximise(covariances: Any) -> Callable[[Callable[..., Any]], DeclaredKernel]:

@@ -8,11 +8,10 @@ from types import ModuleType
 
 import numpy as np
 
-from fastgmm.covariance import Hyperparameters, Parameters, Update
-from fastgmm.covariance.prior import log_density
+from fastgmm.covariance import Hyperparameters, Parameters
 from fastgmm.em.accelerate import PACES, Pace
+from fastgmm.em.step import expect, steps
 from fastgmm.sources import Rows
-from fastgmm.statistics import Statistics
 
 # Told after every step of (iteration, parameters before the step, their log-likelihood per row, its change); True to
 # stop there.
@@ -86,11 +85,13 @@ def run(
     previous, outcome, passes = before, "max_iter", 0
     log_likelihoods: list[float] = []
     pace = _pace(acceleration, start, structure, prior)
+    kept = acceleration is not None or on_step is not None
+    step = steps(source, start, structure, prior, kept=kept)
     try:
         try:
             while passes < max_iter:
                 passes += 1
-                log_likelihood, update, fault = step(source, point, structure, prior)
+                log_likelihood, update, fault = step(point)
                 leapt = pace.leapt
                 if leapt and (fault or log_likelihood < previous):
                     point = pace.retreat()
@@ -117,41 +118,6 @@ def run(
         raise
     final = -math.inf if last.lost else last.log_likelihood / source.total_weight
     return Run(reached, log_likelihoods, outcome, log_likelihood=final, passes=passes, saved=pace.saved)
-
-
-def step(
-    source: Rows, parameters: Parameters, structure: ModuleType, prior: Hyperparameters
-) -> tuple[float, Update, str]:
-    """The objective per row at `parameters`, where EM leads from there, and what is wrong with that."""
-    statistics = expect(source, parameters, structure)
-    if statistics.lost:
-        fault = f"squared distances of {statistics.lost} rows to every component overflow"
-        return -math.inf, Update(parameters, -1, False), fault
-    update = maximise(source, statistics, parameters, structure, prior)
-    log_posterior = statistics.log_likelihood + log_density(prior, parameters, structure)
-    fault = "" if update.failed < 0 else f"{structure.describe(update.failed)} is not positive-definite"
-    return log_posterior / source.total_weight, update, fault
-
-
-def expect(source: Rows, parameters: Parameters, structure: ModuleType) -> Statistics:
-    """Read all rows once, by the form that is good for any data if another loses some."""
-    statistics = source.reduce(source.form(structure, parameters))
-    if statistics.lost:
-        statistics = source.reduce(source.centred_form(structure, parameters))
-    return statistics
-
-
-def maximise(
-    source: Rows, statistics: Statistics, parameters: Parameters, structure: ModuleType, prior: Hyperparameters
-) -> Update:
-    """Maximise, with the moments taken again about the new means if they lost digits where they were taken."""
-    update: Update = structure.maximise(statistics, prior)
-    if update.jumped or update.failed >= 0:
-        means = update.parameters.means
-        centres = means if np.isfinite(means).all() else parameters.means
-        again = source.reduce(source.centred_form(structure, parameters), centres=centres)
-        update = structure.maximise(again, prior)
-    return update
 
 
 def _pace(

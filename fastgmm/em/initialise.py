@@ -11,8 +11,8 @@ import numpy as np
 from fastgmm.covariance import Hyperparameters, Parameters, Prior, Update, flat
 from fastgmm.covariance.prior import relative_ridge
 from fastgmm.covariance.update import count_rows
-from fastgmm.em.engine import maximise
 from fastgmm.em.kmeans import Clustering, Sample, choose_seeds, kmeans, places
+from fastgmm.em.step import maximise
 from fastgmm.kernels import distances
 from fastgmm.kernels._jit import TILE_ROWS
 from fastgmm.sources import ArrayRows, Rows

@@ -193,8 +193,12 @@ class DeclaredKernel:
         self.call: Callable[..., Any] = self._first_call
 
     def _first_call(self, *arguments: Any) -> Any:
+        return self.prepare(*arguments)()
+
+    def prepare(self, *arguments: Any) -> Callable[[], Any]:
+        """What runs the kernel on the same arguments time after time; compiled by now."""
         self.call = _entry_point(self._kernel, self._declared) if COMPILED else self._kernel
-        return self.call(*arguments)
+        return functools.partial(self.call, *arguments)
 
 
 def declared_kernel(*declared: Any) -> Callable[[Callable[..., Any]], DeclaredKernel]:

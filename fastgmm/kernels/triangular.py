@@ -10,6 +10,7 @@ its own mean, where it is too narrow or too far away for that. Both kinds meet i
 
 import functools
 import math
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -77,6 +78,10 @@ class SmallTriangular(NamedTuple):
     reference: np.ndarray  # (d,)
     factors: np.ndarray  # (k, d, d)
     size: np.ndarray  # one element and d dimensions: its shape is a tuple whose length the compiler knows
+
+    def prepare_renewal(self, weights: np.ndarray) -> Callable[[], Any]:
+        """A call that sets the constants by what is then in `weights` and the factors, contiguous and float64."""
+        return _set_log_constants.prepare(weights, self.factors, self.log_constants)
 
     @property
     def working_features(self) -> int:

@@ -1,6 +1,7 @@
 """Rows of an array in memory or mapped into it: any strides, any real type."""
 
 import copy
+import functools
 import math
 from collections import deque
 from collections.abc import Callable, Iterator
@@ -148,6 +149,14 @@ class Readable(NamedTuple):
     rows: np.ndarray  # (m, d)
     weights: np.ndarray  # (m,), or (0,) where all count alike
     last: bool
+
+
+class Prepared(NamedTuple):
+    """A pass under one form that is taken again and again."""
+
+    read: Callable[[], object]  # takes it, with what the form's arrays then say
+    sums: np.ndarray  # what it leaves: log-likelihood, lost rows, moments
+    statistics: Statistics  # those moments, in the same arrays after every pass; its numbers are none
 
 
 class RangedRows:
@@ -318,10 +327,7 @@ class ArrayRows(RangedRows):
         if centres is not None:
             return super().reduce(form, centres)
         means = form.means
-        layout = type(form), means.shape, means.dtype
-        if self._layout != layout:
-            self._lay_out(form, layout)
-        if not self._alone:
+        if not self._lie_alone(form):
             return super().reduce(form)
         self._share(0, self._kernel_rows, self._weights, form, means, *self._arguments)
         sums, parts = self._sums_of_few, self._moments
@@ -329,6 +335,20 @@ class ArrayRows(RangedRows):
             means, *parts = form.cut(sums, means, self.n_features)
         weight, first, second = parts
         return Statistics(means, weight, first, second, sums.item(0), int(sums.item(1)))
+
+    def prepare(self, form: Any) -> Prepared | None:
+        """A pass as of `reduce` that is taken again and again; None where to share it may pay, or moments are moved."""
+        if not self._lie_alone(form) or self._moments is None:
+            return None
+        read = functools.partial(self._share, 0, self._kernel_rows, self._weights, form, form.means, *self._arguments)
+        return Prepared(read, self._sums_of_few, Statistics(form.means, *self._moments, 0.0, 0))
+
+    def _lie_alone(self, form: Any) -> bool:
+        """Whether to share passes under forms like this one would not pay; then all is prepared for them."""
+        layout = type(form), form.means.shape, form.means.dtype
+        if self._layout != layout:
+            self._lay_out(form, layout)
+        return self._alone
 
     def _lay_out(self, form: Any, layout: tuple[Any, ...]) -> None:
         """Prepare memory and the compiled function for passes under forms like this one."""
