@@ -102,7 +102,8 @@ def arguments_to_maximise(statistics: Statistics, prior: Hyperparameters, out: P
 def declare_maximise(covariances: Any) -> Callable[[Callable[..., Any]], DeclaredKernel]:
     """Compile a kernel for `maximise_by`, of a structure whose covariances have this type."""
     statistics = FLOATS_2D, FLOATS_1D, FLOATS_2D, covariances
-    return declared_kernel(*statistics, FLOATS_1D, *[float64] * 3, FLOATS_1D, FLOATS_2D, covariances, covariances)
+    parameters = FLOATS_1D, FLOATS_2D, covariances, covariances
+    return declared_kernel(*statistics, FLOATS_1D, *[float64] * 3, *parameters, short=True)
 
 
 def share_volume(found: Update, shares: np.ndarray, log_volumes: np.ndarray) -> Update:

@@ -196,7 +196,7 @@ def _remarks(component: ComponentReport) -> Iterator[str]:
         yield f"duplicate of {component.duplicate_of}"
 
 
-@declared_kernel(*(FLOATS_1D, FLOATS_2D, FLOATS_2D), *(float64, float64), *(FLOATS_1D, float64))
+@declared_kernel(*(FLOATS_1D, FLOATS_2D, FLOATS_2D), *(float64, float64), *(FLOATS_1D, float64), short=True)
 def _is_unremarkable(
     weights: np.ndarray,
     means: np.ndarray,

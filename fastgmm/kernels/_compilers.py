@@ -53,6 +53,30 @@ class _LowerForLinking(NativeLowering):
         return True
 
 
+class _ShortLibrary(JITCodeLibrary):
+    """Code whose loops are neither unrolled nor doubled for vectors, which is most of what LLVM has to do for some."""
+
+    def add_ir_module(self, ir_module: Any) -> None:
+        """Ask for that, in all functions of a module."""
+        for function in ir_module.functions:
+            if not function.is_declaration:
+                function.attributes.add("optsize")
+        super().add_ir_module(ir_module)
+
+
+@register_pass(mutates_CFG=True, analysis_only=False)
+class _LowerShort(NativeLowering):
+    """Numba's last step, for short code."""
+
+    _name = "lower_short"
+
+    def run_pass(self, state: Any) -> bool:
+        """Lower the function."""
+        state.library = _ShortLibrary(state.targetctx.codegen(), state.func_id.func_qualname)
+        state.library.enable_object_caching()
+        return bool(super().run_pass(state))
+
+
 class KernelCompiler(CompilerBase):
     """Numba's compiler without the steps that would find nothing in a kernel, to be given as `pipeline_class`."""
 
@@ -72,3 +96,9 @@ class LinkedCompiler(KernelCompiler):
     """The same for functions that only compiled functions call."""
 
     _last_step = _LowerForLinking
+
+
+class ShortCompiler(KernelCompiler):
+    """The same for functions that run once between two passes: to compile them takes longer than they ever will."""
+
+    _last_step = _LowerShort

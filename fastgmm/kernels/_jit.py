@@ -20,7 +20,7 @@ from numba.extending import overload
 
 from fastgmm.kernels._cache import find_cache_folder
 from fastgmm.kernels._collector import RareCollections, without_collecting
-from fastgmm.kernels._compilers import KernelCompiler, LinkedCompiler
+from fastgmm.kernels._compilers import KernelCompiler, LinkedCompiler, ShortCompiler
 from fastgmm.kernels._notice import CompilingNotice
 
 # Rows of a tile. 256 rows of 8 features and their 8 log-densities fill half of a first-level cache, and the
@@ -186,8 +186,10 @@ class DeclaredKernel:
         returned would take 0.8 µs.
     """
 
-    def __init__(self, function: Callable[..., Any], declared: tuple[Any, ...]) -> None:
-        options = {"fastmath": set(ELEMENTWISE), "pipeline_class": KernelCompiler}
+    def __init__(
+        self, function: Callable[..., Any], declared: tuple[Any, ...], compiler: type = KernelCompiler
+    ) -> None:
+        options = {"fastmath": set(ELEMENTWISE), "pipeline_class": compiler}
         self._kernel = _njit(function, no_cfunc_wrapper=True, **options)  # no kernel calls it
         self._declared = declared
         self.call: Callable[..., Any] = self._first_call
@@ -201,9 +203,13 @@ class DeclaredKernel:
         return functools.partial(self.call, *arguments)
 
 
-def declared_kernel(*declared: Any) -> Callable[[Callable[..., Any]], DeclaredKernel]:
-    """Compile a serial kernel for arguments of the types that are declared, when it is first called."""
-    return lambda function: DeclaredKernel(function, declared)
+def declared_kernel(*declared: Any, short: bool = False) -> Callable[[Callable[..., Any]], DeclaredKernel]:
+    """Compile a serial kernel for arguments of the types that are declared, when it is first called.
+
+    `short` suits what runs once between two passes over the rows: it is compiled in less time, without vectors.
+    """
+    compiler = ShortCompiler if short else KernelCompiler
+    return lambda function: DeclaredKernel(function, declared, compiler)
 
 
 def address_of(function: Any, signature: Any) -> Any:

@@ -214,7 +214,7 @@ def _cut(form: Any, sums: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarra
 def _declare_expansion(covariances: Any) -> Callable[[Callable[..., Any]], DeclaredKernel]:
     """Compile a kernel for `_expand`, of covariances and factors of this type."""
     parameters = FLOATS_1D, FLOATS_2D, covariances, covariances
-    return declared_kernel(*parameters, float64, FLOATS_1D, FLOATS_2D, FLOATS_1D)
+    return declared_kernel(*parameters, float64, FLOATS_1D, FLOATS_2D, FLOATS_1D, short=True)
 
 
 @_declare_expansion(FLOATS_2D)

@@ -97,7 +97,7 @@ def make_log_constants(weights: np.ndarray, log_determinants: Any, features: int
         return np.log(weights) + log_determinants - features * _HALF_LOG_2_PI
 
 
-@declared_kernel(FLOATS_1D, FLOATS_2D, FLOATS_1D, FLOATS_2D)
+@declared_kernel(FLOATS_1D, FLOATS_2D, FLOATS_1D, FLOATS_2D, short=True)
 def _set_about_reference(weights, means, reference, offsets):
     k, d = means.shape
     total = 0.0

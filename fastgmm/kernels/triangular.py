@@ -255,7 +255,7 @@ def _origin_and_size(d: int) -> tuple[np.ndarray, np.ndarray]:
     return np.zeros(d), np.empty((1,) * d)
 
 
-@declared_kernel(FLOATS_1D, FLOATS_3D, FLOATS_1D)
+@declared_kernel(FLOATS_1D, FLOATS_3D, FLOATS_1D, short=True)
 def _set_log_constants(weights, factors, out):
     k, d = factors.shape[:2]
     for c in range(k):
@@ -265,7 +265,9 @@ def _set_log_constants(weights, factors, out):
         out[c] = log_constant(weights[c], log_determinant, d)
 
 
-@declared_kernel(*(FLOATS_1D, FLOATS_2D, FLOATS_3D, FLOATS_3D, float64), *(FLOATS_1D, FLOATS_1D, FLOATS_2D, FLAGS))
+@declared_kernel(
+    *(FLOATS_1D, FLOATS_2D, FLOATS_3D, FLOATS_3D, float64), *(FLOATS_1D, FLOATS_1D, FLOATS_2D, FLAGS), short=True
+)
 def _expand(weights, means, covariances, factors, farthest, log_constants, spreads, shifts, far):
     """Set what components need to be expanded about the reference, which `means` are relative to.
 
