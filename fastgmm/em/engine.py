@@ -86,7 +86,7 @@ def run(
     log_likelihoods: list[float] = []
     pace = _pace(acceleration, start, structure, prior)
     kept = acceleration is not None or on_step is not None
-    step = steps(source, start, structure, prior, kept=kept)
+    step = steps(source, structure, prior, kept=kept)
     try:
         try:
             while passes < max_iter:

@@ -18,15 +18,19 @@ from fastgmm.statistics import Statistics
 Step = Callable[[Parameters], tuple[float, Update, str]]
 
 
-def steps(source: Rows, start: Parameters, structure: ModuleType, prior: Hyperparameters, *, kept: bool) -> Step:
-    """What takes the steps of a run from `start`.
+# So many steps repay what it takes to prepare those that follow.
+_WORTH_PREPARING = 8
+
+
+def steps(source: Rows, structure: ModuleType, prior: Hyperparameters, *, kept: bool) -> Step:
+    """What takes the steps of a run.
 
     Unless what it returns is to be `kept`, the arrays of all but the last two updates may be written again.
     """
     general = functools.partial(step, source, structure=structure, prior=prior)
     if kept or structure is not full or prior.scale is not None or type(source) is not ArrayRows:
         return general
-    return StepsOfFew.prepare(source, start, prior, general) or general
+    return StepsOfFew(source, prior, general)
 
 
 def step(
@@ -75,35 +79,26 @@ class _Place(NamedTuple):
 
 
 class StepsOfFew:
-    """Steps over rows so few that to make arrays and tuples for each would take longer than the arithmetic.
+    """Steps under full covariances that, of few rows, make no arrays and tuples: that takes longer than the arithmetic.
 
-    They lead from one place to another and back, with the bits of `step`, which takes those that need more than a pass
-    and a maximisation.
+    They lead from one place to another and back, with the bits of the `general` step, which takes the first few, those
+    that need more than a pass and a maximisation, and all where to share a pass may pay, or its form has arrays of its
+    own beside those of the parameters.
     """
 
-    def __init__(self, sums: np.ndarray, total_weight: float, places: list[_Place], general: Step) -> None:
-        self._sums, self._total_weight, self._general = sums, total_weight, general
-        self._here, self._there = places
+    _here: _Place
+    _there: _Place
 
-    @classmethod
-    def prepare(
-        cls, source: ArrayRows, start: Parameters, prior: Hyperparameters, general: Step
-    ) -> "StepsOfFew | None":
-        """Steps under full covariances; None where a pass is no single call, or needs more than the parameters."""
-        if start.means.shape[1] > SMALL_SIZES[-1]:
-            return None
-        parameters, others = (Parameters(*(np.array(part, np.float64, order="C") for part in start)) for _ in range(2))
-        places = []
-        for own, to in ((parameters, others), (others, parameters)):
-            form = full.form(own)
-            if (each := source.prepare(form)) is None:
-                return None
-            lead = full.prepare_maximise(each.statistics, prior, to)
-            places.append(_Place(own, each.read, lead, form.prepare_renewal(own.weights), Update(own, -1, False)))
-            sums = each.sums
-        return cls(sums, source.total_weight, places, general)
+    def __init__(self, source: ArrayRows, prior: Hyperparameters, general: Step) -> None:
+        self._source, self._prior, self._general = source, prior, general
+        self._left: float = _WORTH_PREPARING  # general steps to come
 
     def __call__(self, point: Parameters) -> tuple[float, Update, str]:
+        if self._left:
+            self._left -= 1
+            if not self._left and not self._prepare(point):
+                self._left = math.inf
+            return self._general(point)
         here, there = self._here, self._there
         if point is not here.parameters:
             for own, other in zip(here.parameters, point, strict=True):
@@ -115,4 +110,21 @@ class StepsOfFew:
             return self._general(point)
         there.renew()
         self._here, self._there = there, here
-        return self._sums.item(0) / self._total_weight, there.update, ""
+        return self._sums.item(0) / self._source.total_weight, there.update, ""
+
+    def _prepare(self, point: Parameters) -> bool:
+        """Make both places, for parameters like these; False where they would not do."""
+        if point.means.shape[1] > SMALL_SIZES[-1]:
+            return False
+        parameters, others = (Parameters(*(np.array(part, np.float64, order="C") for part in point)) for _ in range(2))
+        places = []
+        for own, to in ((parameters, others), (others, parameters)):
+            form = full.form(own)
+            if (prepared := self._source.prepare(form)) is None:
+                return False
+            lead = full.prepare_maximise(prepared.statistics, self._prior, to)
+            renew = form.prepare_renewal(own.weights)
+            places.append(_Place(own, prepared.read, lead, renew, Update(own, -1, False)))
+            self._sums = prepared.sums
+        self._here, self._there = places
+        return True

@@ -199,7 +199,8 @@ class DeclaredKernel:
 
     def prepare(self, *arguments: Any) -> Callable[[], Any]:
         """What runs the kernel on the same arguments time after time; compiled by now."""
-        self.call = _entry_point(self._kernel, self._declared) if COMPILED else self._kernel
+        if self.call == self._first_call:
+            self.call = _entry_point(self._kernel, self._declared) if COMPILED else self._kernel
         return functools.partial(self.call, *arguments)
 
 
