@@ -75,7 +75,7 @@ def test_structures_offer_the_same_names(name):
         if not key.startswith("_") and inspect.isfunction(value) and value.__module__ == module.__name__
     }
     # What mclust's structures do not say themselves they have from the one whose covariances have their shape.
-    verbs = own - {"prepare_maximise", "factorise_all", "factor_coordinates", "factors_at"}
+    verbs = own - {"factorise_all", "factor_coordinates", "factors_at"}
     assert verbs == set(VERBS) if name == module.SHAPE else verbs < set(VERBS)
     for verb, parameters in VERBS.items():
         assert tuple(inspect.signature(getattr(module, verb)).parameters)[: len(parameters)] == parameters

@@ -1,7 +1,6 @@
 """Full: every component has a covariance matrix of its own. Covariances and factors have shape (k, d, d)."""
 
 import math
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -10,7 +9,6 @@ from fastgmm.covariance.prior import Hyperparameters, join
 from fastgmm.covariance.update import (
     Parameters,
     Update,
-    arguments_to_maximise,
     declare_maximise,
     exp_near,
     is_jump,
@@ -54,7 +52,7 @@ def factorise_all(covariances, factors):
 
 
 @declare_maximise(FLOATS_3D)
-def _maximise(
+def maximise_kernel(
     centres, weight, first, second, ridge, concentration, shrinkage, rows, weights, means, covariances, factors
 ):
     k, d = centres.shape
@@ -83,12 +81,7 @@ def _maximise(
 
 def maximise(statistics: Statistics, prior: Hyperparameters) -> Update:
     """Parameters that maximise the expected log-likelihood and log-prior, the ridge added to the diagonals."""
-    return maximise_by(_maximise, join(statistics, prior, second_moments, stack), prior)
-
-
-def prepare_maximise(statistics: Statistics, prior: Hyperparameters, out: Parameters) -> Callable[[], tuple[int, bool]]:
-    """A call that sets `out` by what is then in the arrays of statistics, which no prior joins; see `maximise_by`."""
-    return _maximise.prepare(*arguments_to_maximise(statistics, prior, out))
+    return maximise_by(maximise_kernel, join(statistics, prior, second_moments, stack), prior)
 
 
 def form(parameters: Parameters, single: bool = False) -> Any:

@@ -36,7 +36,7 @@ SHAPE = "spherical"
 
 
 @declare_maximise(FLOATS_1D)
-def _maximise(
+def maximise_kernel(
     centres, weight, first, second, ridge, concentration, shrinkage, rows, weights, means, covariances, factors
 ):
     k, d = centres.shape
@@ -65,7 +65,7 @@ def _maximise(
 
 def maximise(statistics: Statistics, prior: Hyperparameters) -> Update:
     """Parameters that maximise the expected log-likelihood and log-prior, the ridge added to the variances."""
-    return maximise_by(_maximise, join(statistics, prior, second_moments, stack), prior)
+    return maximise_by(maximise_kernel, join(statistics, prior, second_moments, stack), prior)
 
 
 def form(parameters: Parameters, single: bool = False) -> Any:

@@ -36,7 +36,7 @@ SHAPE = "tied"
 
 
 @declare_maximise(FLOATS_2D)
-def _maximise(
+def maximise_kernel(
     centres, weight, first, second, ridge, concentration, shrinkage, rows, weights, means, covariance, factor
 ):
     k, d = centres.shape
@@ -78,7 +78,7 @@ def _maximise(
 
 def maximise(statistics: Statistics, prior: Hyperparameters) -> Update:
     """Parameters that maximise the expected log-likelihood and log-prior, the ridge added to the diagonal."""
-    return maximise_by(_maximise, join(statistics, prior, second_moments, stack), prior)
+    return maximise_by(maximise_kernel, join(statistics, prior, second_moments, stack), prior)
 
 
 def form(parameters: Parameters, single: bool = False) -> Any:

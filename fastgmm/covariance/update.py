@@ -77,33 +77,29 @@ def maximise_by(body: DeclaredKernel, statistics: Statistics, prior: Hyperparame
     shape, of_covariances = statistics.centres.shape, statistics.second.shape
     arrays = np.empty(shape[0]), np.empty(shape), np.empty(of_covariances), np.empty(of_covariances)
     parameters = Parameters(*arrays)
-    failed, jumped = body.call(*arguments_to_maximise(statistics, prior, parameters))
+    failed, jumped = body.call(*_arguments(statistics, prior, parameters))
     return Update(parameters, failed, jumped)
 
 
-def arguments_to_maximise(statistics: Statistics, prior: Hyperparameters, out: Parameters) -> tuple[Any, ...]:
-    """What a structure's kernel is called with: the arrays of statistics if they are contiguous and float64."""
+def prepare_maximise(
+    body: DeclaredKernel, statistics: Statistics, prior: Hyperparameters, out: Parameters
+) -> Callable[[], tuple[int, bool]]:
+    """A call of a structure's kernel that sets `out` by what is then in the arrays of statistics, which are float64."""
+    return body.prepare(*_arguments(statistics, prior, out))
+
+
+def _arguments(statistics: Statistics, prior: Hyperparameters, out: Parameters) -> tuple[Any, ...]:
     centres, weight, first, second, _, _ = statistics
     ridge, concentration, shrinkage, _, rows, _ = prior
-    contiguous = np.ascontiguousarray
-    return (
-        contiguous(centres, FLOAT64),
-        contiguous(weight, FLOAT64),
-        contiguous(first, FLOAT64),
-        contiguous(second, FLOAT64),
-        ridge,
-        concentration,
-        shrinkage,
-        rows,
-        *out,
-    )
+    moments = (np.asarray(part, FLOAT64) for part in (centres, weight, first, second))
+    return (*moments, ridge, concentration, shrinkage, rows, *out)
 
 
 def declare_maximise(covariances: Any) -> Callable[[Callable[..., Any]], DeclaredKernel]:
     """Compile a kernel for `maximise_by`, of a structure whose covariances have this type."""
-    statistics = FLOATS_2D, FLOATS_1D, FLOATS_2D, covariances
+    moments = (kind.copy(layout="A") for kind in (FLOATS_2D, FLOATS_1D, FLOATS_2D, covariances))
     parameters = FLOATS_1D, FLOATS_2D, covariances, covariances
-    return declared_kernel(*statistics, FLOATS_1D, *[float64] * 3, *parameters, short=True)
+    return declared_kernel(*moments, FLOATS_1D, *[float64] * 3, *parameters, short=True)
 
 
 def share_volume(found: Update, shares: np.ndarray, log_volumes: np.ndarray) -> Update:

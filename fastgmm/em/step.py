@@ -8,9 +8,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from fastgmm.covariance import Hyperparameters, Parameters, Update, full
+from fastgmm.covariance import Hyperparameters, Parameters, Update, diag, full, spherical, tied
 from fastgmm.covariance.prior import log_density
-from fastgmm.kernels.triangular import SMALL_SIZES
+from fastgmm.covariance.update import prepare_maximise
 from fastgmm.sources import ArrayRows, Rows
 from fastgmm.statistics import Statistics
 
@@ -18,6 +18,8 @@ from fastgmm.statistics import Statistics
 Step = Callable[[Parameters], tuple[float, Update, str]]
 
 
+# Structures whose `maximise` is one call of a kernel.
+_IN_ONE_CALL = full, tied, diag, spherical
 # So many steps repay what it takes to prepare those that follow.
 _WORTH_PREPARING = 8
 
@@ -28,9 +30,9 @@ def steps(source: Rows, structure: ModuleType, prior: Hyperparameters, *, kept: 
     Unless what it returns is to be `kept`, the arrays of all but the last two updates may be written again.
     """
     general = functools.partial(step, source, structure=structure, prior=prior)
-    if kept or structure is not full or prior.scale is not None or type(source) is not ArrayRows:
+    if kept or structure not in _IN_ONE_CALL or prior.scale is not None or type(source) is not ArrayRows:
         return general
-    return StepsOfFew(source, prior, general)
+    return StepsOfFew(source, structure, prior, general)
 
 
 def step(
@@ -74,23 +76,23 @@ class _Place(NamedTuple):
     parameters: Parameters
     read: Callable[[], object]  # takes the sums of a pass under them
     lead: Callable[[], tuple[int, bool]]  # from those sums to the parameters in the other place, as `maximise_by`
-    renew: Callable[[], object]  # sets what passes under the parameters here need beside them
+    renew: Callable[[], object]  # sets the form of the parameters here; true if they need another form
     update: Update  # that led here
 
 
 class StepsOfFew:
-    """Steps under full covariances that, of few rows, make no arrays and tuples: that takes longer than the arithmetic.
+    """Steps that, over few rows, make no arrays and tuples: to make them takes longer than the arithmetic.
 
-    They lead from one place to another and back, with the bits of the `general` step, which takes the first few, those
-    that need more than a pass and a maximisation, and all where to share a pass may pay, or its form has arrays of its
-    own beside those of the parameters.
+    They lead from one place to another and back, with the bits of the `general` step. That takes the first few; those
+    that need more than a pass and a maximisation, or another form than the first; and all where to share a pass may
+    pay, or the form cannot be set anew.
     """
 
     _here: _Place
     _there: _Place
 
-    def __init__(self, source: ArrayRows, prior: Hyperparameters, general: Step) -> None:
-        self._source, self._prior, self._general = source, prior, general
+    def __init__(self, source: ArrayRows, structure: ModuleType, prior: Hyperparameters, general: Step) -> None:
+        self._source, self._structure, self._prior, self._general = source, structure, prior, general
         self._left: float = _WORTH_PREPARING  # general steps to come
 
     def __call__(self, point: Parameters) -> tuple[float, Update, str]:
@@ -103,27 +105,29 @@ class StepsOfFew:
         if point is not here.parameters:
             for own, other in zip(here.parameters, point, strict=True):
                 own[:] = other
-            here.renew()
+            if here.renew():
+                return self._general(point)
         here.read()
         failed, jumped = here.lead()
         if failed >= 0 or jumped:  # as of rows that are lost, whose moments are NaN
             return self._general(point)
-        there.renew()
-        self._here, self._there = there, here
+        if not there.renew():
+            self._here, self._there = there, here
         return self._sums.item(0) / self._source.total_weight, there.update, ""
 
     def _prepare(self, point: Parameters) -> bool:
         """Make both places, for parameters like these; False where they would not do."""
-        if point.means.shape[1] > SMALL_SIZES[-1]:
+        source, structure = self._source, self._structure
+        if source.single:  # whether it needs a form in float32 may change
             return False
         parameters, others = (Parameters(*(np.array(part, np.float64, order="C") for part in point)) for _ in range(2))
         places = []
         for own, to in ((parameters, others), (others, parameters)):
-            form = full.form(own)
-            if (prepared := self._source.prepare(form)) is None:
+            form = source.form(structure, own)
+            if not hasattr(form, "prepare_renewal") or (prepared := source.prepare(form)) is None:
                 return False
-            lead = full.prepare_maximise(prepared.statistics, self._prior, to)
-            renew = form.prepare_renewal(own.weights)
+            lead = prepare_maximise(structure.maximise_kernel, prepared.statistics, self._prior, to)
+            renew = form.prepare_renewal(prepared.statistics.centres, *own)
             places.append(_Place(own, prepared.read, lead, renew, Update(own, -1, False)))
             self._sums = prepared.sums
         self._here, self._there = places

@@ -168,6 +168,7 @@ def _entry_point(kernel: Any, signature: tuple[Any, ...]) -> Callable[..., Any]:
 # What Python hands over to a declared kernel: contiguous, and float64 or bool.
 FLOATS_1D, FLOATS_2D, FLOATS_3D = types.float64[::1], types.float64[:, ::1], types.float64[:, :, ::1]
 FLAGS = types.boolean[::1]
+INDICES = types.int64[::1]
 
 
 # np.ascontiguousarray(array, FLOAT64) is such an array; a function that said so would take longer than that.
@@ -197,8 +198,8 @@ class DeclaredKernel:
     def _first_call(self, *arguments: Any) -> Any:
         return self.prepare(*arguments)()
 
-    def prepare(self, *arguments: Any) -> Callable[[], Any]:
-        """What runs the kernel on the same arguments time after time; compiled by now."""
+    def prepare(self, *arguments: Any) -> Callable[..., Any]:
+        """What runs the kernel on the same first arguments time after time; compiled by now."""
         if self.call == self._first_call:
             self.call = _entry_point(self._kernel, self._declared) if COMPILED else self._kernel
         return functools.partial(self.call, *arguments)

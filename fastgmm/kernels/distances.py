@@ -8,10 +8,8 @@ both are padded to that.
 import numpy as np
 from numba import float64, int64
 
-from fastgmm.kernels._jit import FLOATS_1D, FLOATS_2D, FLOATS_3D, SUMS, TILE_ROWS, declared_kernel, kernel
+from fastgmm.kernels._jit import FLOATS_1D, FLOATS_2D, FLOATS_3D, INDICES, SUMS, TILE_ROWS, declared_kernel, kernel
 from fastgmm.kernels.vectors import rest
-
-_INTEGERS = int64[::1]
 
 # n rows, d features (padded to 2 or a multiple of 4), k centres, b = TILE_ROWS rows in a tile
 
@@ -279,7 +277,7 @@ def _choose(tiles, weights, first, draws, k, distances, candidates, picks, neare
 
 @declared_kernel(
     *(FLOATS_2D, FLOATS_1D, int64, FLOATS_2D),
-    *(FLOATS_1D, FLOATS_2D, _INTEGERS, FLOATS_2D, FLOATS_2D, FLOATS_1D, int64[:, ::1]),
+    *(FLOATS_1D, FLOATS_2D, INDICES, FLOATS_2D, FLOATS_2D, FLOATS_1D, int64[:, ::1]),
 )
 def choose_seeds(tiles, weights, n, draws, distances, candidates, picks, nearer, totals, closest, seeds):
     """Greedy k-means++ several times: set `seeds` (times, k), each with its own draws (1 + (k - 1) * trials,).

@@ -39,6 +39,7 @@ from fastgmm.kernels.forms import (
     is_near,
     log_constant,
     log_densities,
+    set_about_reference,
     suits_single,
 )
 from fastgmm.kernels.linalg import dot, subtract_multiple
@@ -61,6 +62,16 @@ class ExpandedTied(NamedTuple):
     coefficients: np.ndarray  # (k, p), packed for `multiply`
     factor: np.ndarray  # (packed,): over √2, by `pack_triangles`
     zeros: np.ndarray  # (d,)
+
+    def prepare_renewal(self, centres: np.ndarray, *parameters: np.ndarray) -> Callable[[], bool]:
+        """A call that sets this form by its parameters."""
+        renew, factor = _prepare_renewal(self, _expand_tied, parameters), parameters[-1]
+
+        def renew_all() -> bool:
+            self.factor[:] = _pack_over_root(factor)
+            return renew()
+
+        return renew_all
 
     @property
     def working_features(self) -> int:
@@ -91,6 +102,10 @@ class ExpandedDiagonal(NamedTuple):
     reference: np.ndarray  # (d,)
     coefficients: np.ndarray  # (k, p), packed for `multiply_quadratic`
 
+    def prepare_renewal(self, centres: np.ndarray, *parameters: np.ndarray) -> Callable[[], bool]:
+        """A call that sets this form by its parameters."""
+        return _prepare_renewal(self, _expand_diagonal, parameters)
+
     @property
     def working_features(self) -> int:
         """Features' room that a tile needs."""
@@ -113,6 +128,10 @@ class ExpandedIsotropic(NamedTuple):
     means: np.ndarray  # (k, d)
     reference: np.ndarray  # (d,)
     coefficients: np.ndarray  # (k, p), packed for `multiply`
+
+    def prepare_renewal(self, centres: np.ndarray, *parameters: np.ndarray) -> Callable[[], bool]:
+        """A call that sets this form by its parameters."""
+        return _prepare_renewal(self, _expand_isotropic, parameters)
 
     @property
     def working_features(self) -> int:
@@ -199,9 +218,8 @@ def _n_features(form: Any) -> int:
 
 
 def _centres(form: Any) -> np.ndarray:
-    centres = np.empty(form.means.shape)
-    centres[:] = form.reference
-    return centres
+    """The reference for every component, as a view."""
+    return np.ndarray(form.means.shape, FLOAT64, form.reference, 0, (0, FLOAT64.itemsize))
 
 
 def _cut(form: Any, sums: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
@@ -306,6 +324,25 @@ def _expand(
     return (constants, centred, reference, packed) if spread <= LARGEST_SPREAD[FLOAT64] else None
 
 
+def _prepare_renewal(form: Any, body: DeclaredKernel, parameters: tuple[np.ndarray, ...]) -> Callable[[], bool]:
+    """A call that sets the fields of `_expand` as it does, for a form in float64, and says whether they will not do."""
+    weights, means, covariances, factors = parameters
+    centre = set_about_reference.prepare(weights, means, form.reference, form.means)
+    coefficients = np.empty((len(means), _n_features(form)))
+    fields = form.constants, coefficients, form.coefficients
+    expand = body.prepare(weights, form.means, covariances, factors, forms.FARTHEST_MEAN, *fields)
+
+    def renew() -> bool:
+        centre()
+        return not expand() <= LARGEST_SPREAD[FLOAT64]
+
+    return renew
+
+
+def _pack_over_root(factor: np.ndarray) -> np.ndarray:
+    return pack_triangles(math.sqrt(0.5) * factor)
+
+
 def tied(
     weights: np.ndarray, means: np.ndarray, covariance: np.ndarray, factor: np.ndarray, single: bool
 ) -> ExpandedTied | None:
@@ -315,7 +352,7 @@ def tied(
     if fields is None:
         return None
     dtype = fields[0].dtype
-    return ExpandedTied(*fields, pack_triangles(math.sqrt(0.5) * factor).astype(dtype), np.zeros(d, dtype))
+    return ExpandedTied(*fields, _pack_over_root(factor).astype(dtype), np.zeros(d, dtype))
 
 
 def diagonal(

@@ -28,7 +28,12 @@ Moments = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]
 
 
 class Form(Protocol):
-    """What every form has, beside bodies of `log_densities` and `accumulate`."""
+    """What every form has, beside bodies of `log_densities` and `accumulate`.
+
+    Some also have `prepare_renewal(centres, weights, means, covariances, factors)`: a call that sets the form's own
+    arrays by what is then in the last four, those it was made of, and `centres`, those that `cut` gave. It returns
+    whether that needs another form now, and not this. The other moments are views of the sums.
+    """
 
     means: np.ndarray  # (k, d)
     reference: np.ndarray  # (d,)
@@ -98,7 +103,8 @@ def make_log_constants(weights: np.ndarray, log_determinants: Any, features: int
 
 
 @declared_kernel(FLOATS_1D, FLOATS_2D, FLOATS_1D, FLOATS_2D, short=True)
-def _set_about_reference(weights, means, reference, offsets):
+def set_about_reference(weights, means, reference, offsets):
+    """What `about_reference` returns."""
     k, d = means.shape
     total = 0.0
     for c in range(k):
@@ -115,7 +121,7 @@ def _set_about_reference(weights, means, reference, offsets):
 def about_reference(weights: np.ndarray, means: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """The mean of the mixture (d,) and the means about it; both arguments are contiguous and float64."""
     reference, offsets = np.empty(means.shape[1]), np.empty(means.shape)
-    _set_about_reference.call(weights, means, reference, offsets)
+    set_about_reference.call(weights, means, reference, offsets)
     return reference, offsets
 
 

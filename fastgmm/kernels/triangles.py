@@ -32,7 +32,7 @@ def _heights(d: int) -> list[int]:
 
 
 @lru_cache(maxsize=32)
-def _packing(d: int) -> np.ndarray:
+def packing(d: int) -> np.ndarray:
     """Where the entries of a packed triangle stand in the matrix: block by block, column by column."""
     order: list[int] = []
     first = 0
@@ -46,13 +46,13 @@ def _packing(d: int) -> np.ndarray:
 def pack_triangles(factors: np.ndarray) -> np.ndarray:
     """Lower triangular matrices (..., d, d) as `emit_squares` walks them, (..., d (d + 1) / 2)."""
     d = factors.shape[-1]
-    return factors.reshape(*factors.shape[:-2], d * d).take(_packing(d), axis=-1)
+    return factors.reshape(*factors.shape[:-2], d * d).take(packing(d), axis=-1)
 
 
 def unpack_triangles(packed: np.ndarray, d: int) -> np.ndarray:
     """What `pack_triangles` packed, (..., d, d)."""
     factors = np.zeros((*packed.shape[:-1], d * d), packed.dtype)
-    factors[..., _packing(d)] = packed
+    factors[..., packing(d)] = packed
     return factors.reshape(*packed.shape[:-1], d, d)
 
 

@@ -26,6 +26,7 @@ from fastgmm.kernels._jit import (
     FLOATS_1D,
     FLOATS_2D,
     FLOATS_3D,
+    INDICES,
     TILE_ROWS,
     TILE_STRIDE,
     declared_kernel,
@@ -41,10 +42,18 @@ from fastgmm.kernels.forms import (
     is_near,
     log_constant,
     log_densities,
+    set_about_reference,
     suits_single,
 )
 from fastgmm.kernels.tiles import scale, scale_components
-from fastgmm.kernels.triangles import BLOCK_ROWS, add_scatter, pack_triangles, subtract_centre, subtract_squares
+from fastgmm.kernels.triangles import (
+    BLOCK_ROWS,
+    add_scatter,
+    pack_triangles,
+    packing,
+    subtract_centre,
+    subtract_squares,
+)
 from fastgmm.kernels.vectors import INDEX, Emitter, rest, rows_of, void_intrinsic
 
 # Dimensions that are compile-time constants: with so few features all moments of a component fit in the registers.
@@ -79,8 +88,8 @@ class SmallTriangular(NamedTuple):
     factors: np.ndarray  # (k, d, d)
     size: np.ndarray  # one element and d dimensions: its shape is a tuple whose length the compiler knows
 
-    def prepare_renewal(self, weights: np.ndarray) -> Callable[[], Any]:
-        """A call that sets the constants by what is then in `weights` and the factors, contiguous and float64."""
+    def prepare_renewal(self, centres: np.ndarray, weights: np.ndarray, *_: np.ndarray) -> Callable[[], Any]:
+        """A call that sets the constants; the other parameters lie here themselves. It returns None."""
         return _set_log_constants.prepare(weights, self.factors, self.log_constants)
 
     @property
@@ -107,6 +116,35 @@ class Triangular(NamedTuple):
     factors: np.ndarray  # (k * packed,), by `pack_triangles`
     shifts: np.ndarray  # (k * d,): -F μ of what is expanded, 0 of what is centred
     centred: np.ndarray  # (k,) bool
+
+    def prepare_renewal(
+        self, centres: np.ndarray, weights: np.ndarray, means: np.ndarray, covariances: np.ndarray, factors: np.ndarray
+    ) -> Callable[[], bool]:
+        """A call that sets this form by its parameters."""
+        centre = set_about_reference.prepare(weights, means, self.reference, self.means)
+        expand = self.prepare_expansion(centres, weights, covariances, factors)
+
+        def renew() -> bool:
+            centre()
+            return not expand(LARGEST_SPREAD[FLOAT64]) <= LARGEST_CENTRED_SPREAD[FLOAT64]
+
+        return renew
+
+    def prepare_expansion(
+        self, centres: np.ndarray, weights: np.ndarray, covariances: np.ndarray, factors: np.ndarray
+    ) -> Callable[[float], float]:
+        """A call of `_expand` for these fields, given the largest spread, about means that have been set."""
+        parameters = weights, self.means, covariances, factors
+        fields = self.log_constants, self.factors, self.shifts, self.centred
+        order = packing(self.means.shape[1])
+        return _expand.prepare(*parameters, self.reference, order, forms.FARTHEST_MEAN, *fields, centres)
+
+    def narrowed(self) -> "Triangular":
+        """The same for a tile in float32; rows are read relative to float64."""
+        log_constants, means, reference, factors, shifts, centred = self
+        narrow = (part.astype(_FLOAT32) for part in (log_constants, means, factors, shifts))
+        log_constants, means, factors, shifts = narrow
+        return Triangular(log_constants, means, reference, factors, shifts, centred)
 
     @property
     def working_features(self) -> int:
@@ -266,29 +304,44 @@ def _set_log_constants(weights, factors, out):
 
 
 @declared_kernel(
-    *(FLOATS_1D, FLOATS_2D, FLOATS_3D, FLOATS_3D, float64), *(FLOATS_1D, FLOATS_1D, FLOATS_2D, FLAGS), short=True
+    *(FLOATS_1D, FLOATS_2D, FLOATS_3D, FLOATS_3D, FLOATS_1D, INDICES, float64),
+    *(FLOATS_1D, FLOATS_1D, FLOATS_1D, FLAGS, FLOATS_2D, float64),
+    short=True,
 )
-def _expand(weights, means, covariances, factors, farthest, log_constants, spreads, shifts, far):
-    """Set what components need to be expanded about the reference, which `means` are relative to.
+def _expand(
+    weights, means, covariances, factors, reference, order, farthest,
+    log_constants, packed, shifts, centred, centres, largest,
+):  # fmt: skip
+    """Set the fields of a Triangular form, in float64, and where it takes moments about, centres (k, d).
 
-    `spreads` (k,) say how much larger the terms are that are added than their sum: Σ_rj F_rj² E[x_j²], the squared
-    distance F (x - μ) but for all cancellation. `far` (k,) are those not near by `is_near`.
+    `means` are relative to the reference. Centred is what is not near by `is_near`, or of a spread beyond `largest`:
+    the spread Σ_rj F_rj² E[x_j²] of a component is what the squared distance F (x - μ) would be but for all
+    cancellation, so it says how much larger the terms are that are added than their sum. Returns the widest of them.
     """
     k, d = means.shape
+    widest = 0.0
     for c in range(k):
-        mean, log_determinant, spread = rest(means, c * d), 0.0, 0.0
-        far[c] = False
+        mean, shift, factor = rest(means, c * d), rest(shifts, c * d), rest(factors, c * d * d)
+        log_determinant = spread = 0.0
+        far = False
         for j in range(d):
-            far[c] |= not is_near(mean[j], covariances[c, j, j], farthest)
-            log_determinant += np.log(factors[c, j, j])
-            shifts[c, j] = 0.0
+            far |= not is_near(mean[j], covariances[c, j, j], farthest)
+            log_determinant += np.log(factor[j * d + j])
+            shift[j] = 0.0
             for m in range(j + 1):
-                factor = factors[c, j, m]
-                shifts[c, j] -= factor * mean[m]
-                spread += factor * factor * (covariances[c, m, m] + mean[m] * mean[m])
-            shifts[c, j] *= _ROOT_HALF
+                entry = factor[j * d + m]
+                shift[j] -= entry * mean[m]
+                spread += entry * entry * (covariances[c, m, m] + mean[m] * mean[m])
+            shift[j] *= _ROOT_HALF
         log_constants[c] = log_constant(weights[c], log_determinant, d)
-        spreads[c] = spread
+        centred[c] = far or spread > largest
+        for j in range(d):
+            centres[c, j] = reference[j] + (mean[j] if centred[c] else 0.0)
+            shift[j] = 0.0 if centred[c] else shift[j]
+        for i in range(order.size):
+            packed[c * order.size + i] = _ROOT_HALF * factor[order[i]]
+        widest = widest if spread <= widest else spread  # NaN stays
+    return widest
 
 
 def triangular(
@@ -306,17 +359,15 @@ def triangular(
     weights, means = contiguous(weights, FLOAT64), contiguous(means, FLOAT64)
     covariances, factors = contiguous(covariances, FLOAT64), contiguous(factors, FLOAT64)
     reference, offsets = about_reference(weights, means)
-    log_constants, spreads, shifts, far = np.empty(k), np.empty(k), np.empty((k, d)), np.empty(k, np.bool_)
-    _expand.call(weights, offsets, covariances, factors, forms.FARTHEST_MEAN, log_constants, spreads, shifts, far)
-    widest = spreads.max()
+    log_constants, packed, shifts = np.empty(k), np.empty(k * d * (d + 1) // 2), np.empty(k * d)
+    form = Triangular(log_constants, offsets, reference, packed, shifts, np.empty(k, np.bool_))
+    expand = form.prepare_expansion(np.empty((k, d)), weights, covariances, factors)
+    widest = expand(LARGEST_SPREAD[FLOAT64])
     single = single and widest <= LARGEST_CENTRED_SPREAD[_FLOAT32]
-    single = single and suits_single(np.einsum("cjj->cj", covariances), offsets)
-    dtype = _FLOAT32 if single else FLOAT64
-    if not widest <= LARGEST_CENTRED_SPREAD[dtype]:
-        return centred_triangular(weights, means, factors)
-    centred = far | (spreads > LARGEST_SPREAD[dtype])
-    shifts[centred] = 0.0
-    return _pack(dtype, log_constants, offsets, reference, factors, shifts, centred)
+    if single and suits_single(np.einsum("cjj->cj", covariances), offsets):
+        expand(LARGEST_SPREAD[_FLOAT32])
+        return form.narrowed()
+    return form if widest <= LARGEST_CENTRED_SPREAD[FLOAT64] else centred_triangular(weights, means, factors)
 
 
 def centred_triangular(weights: np.ndarray, means: np.ndarray, factors: np.ndarray) -> SmallTriangular | Triangular:
@@ -325,8 +376,9 @@ def centred_triangular(weights: np.ndarray, means: np.ndarray, factors: np.ndarr
     if d <= SMALL_SIZES[-1]:
         return _small_triangular(weights, means, factors)
     weights, factors = np.ascontiguousarray(weights, FLOAT64), np.ascontiguousarray(factors, FLOAT64)
-    centred = np.ones(k, np.bool_)
-    return _pack(FLOAT64, _log_constants(weights, factors), means, np.zeros(d), factors, np.zeros((k, d)), centred)
+    means, packed = np.array(means, FLOAT64, order="C"), pack_triangles(_ROOT_HALF * factors).ravel()
+    log_constants = _log_constants(weights, factors)
+    return Triangular(log_constants, means, np.zeros(d), packed, np.zeros(k * d), np.ones(k, np.bool_))
 
 
 def _log_constants(weights: np.ndarray, factors: np.ndarray) -> np.ndarray:
@@ -341,20 +393,3 @@ def _small_triangular(weights: np.ndarray, means: np.ndarray, factors: np.ndarra
     contiguous = np.ascontiguousarray
     weights, means, factors = contiguous(weights, FLOAT64), contiguous(means, FLOAT64), contiguous(factors, FLOAT64)
     return SmallTriangular(_log_constants(weights, factors), means, origin, factors, size)
-
-
-def _pack(
-    dtype: np.dtype,
-    log_constants: np.ndarray,
-    means: np.ndarray,
-    reference: np.ndarray,
-    factors: np.ndarray,
-    shifts: np.ndarray,
-    centred: np.ndarray,
-) -> Triangular:
-    """The form with a tile of this type; rows are read relative to float64."""
-    packed = pack_triangles(_ROOT_HALF * factors)
-    log_constants, means, packed, shifts = (
-        np.ascontiguousarray(part, dtype) for part in (log_constants, means, packed, shifts)
-    )
-    return Triangular(log_constants, means, reference, packed.ravel(), shifts.ravel(), centred)

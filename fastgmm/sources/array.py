@@ -156,7 +156,7 @@ class Prepared(NamedTuple):
 
     read: Callable[[], object]  # takes it, with what the form's arrays then say
     sums: np.ndarray  # what it leaves: log-likelihood, lost rows, moments
-    statistics: Statistics  # those moments, in the same arrays after every pass; its numbers are none
+    statistics: Statistics  # those moments: views of the sums and of the form; its numbers are none
 
 
 class RangedRows:
@@ -337,11 +337,13 @@ class ArrayRows(RangedRows):
         return Statistics(means, weight, first, second, sums.item(0), int(sums.item(1)))
 
     def prepare(self, form: Any) -> Prepared | None:
-        """A pass as of `reduce` that is taken again and again; None where to share it may pay, or moments are moved."""
-        if not self._lie_alone(form) or self._moments is None:
+        """A pass under a form that is renewed, taken again and again; None where to share it may pay."""
+        if not self._lie_alone(form):
             return None
-        read = functools.partial(self._share, 0, self._kernel_rows, self._weights, form, form.means, *self._arguments)
-        return Prepared(read, self._sums_of_few, Statistics(form.means, *self._moments, 0.0, 0))
+        sums, means = self._sums_of_few, form.means
+        moments: Moments = form.cut(sums, means, self.n_features)
+        read = functools.partial(self._share, 0, self._kernel_rows, self._weights, form, means, *self._arguments)
+        return Prepared(read, sums, Statistics(*moments, 0.0, 0))
 
     def _lie_alone(self, form: Any) -> bool:
         """Whether to share passes under forms like this one would not pay; then all is prepared for them."""
