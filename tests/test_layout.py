@@ -24,6 +24,7 @@ VERBS = {
     "centred_form": ("parameters",),
     "masked_form": ("parameters",),
     "second_moments": ("deviations", "responsibilities"),
+    "scatter": ("shifts", "weights"),
     "stack": ("second",),
     "covariances_shape": ("k", "d"),
     "describe": ("component",),

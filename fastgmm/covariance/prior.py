@@ -158,19 +158,20 @@ def relative_ridge(variances: np.ndarray, means: np.ndarray, rows: float = 1.0) 
     return _RIDGE * np.where(constant, usual, variances) + rows * noise
 
 
-def join(
-    statistics: Statistics, prior: Hyperparameters, second_moments: Callable[..., Any], stack: Callable[..., Any]
-) -> Statistics:
-    """Statistics as if the prior's rows had been seen as well; the last two are the structure's."""
+def join(statistics: Statistics, prior: Hyperparameters, scatter: Callable[..., np.ndarray]) -> Statistics:
+    """Statistics as if the prior's rows had been seen as well; `scatter` is the structure's."""
     if prior.scale is None:
         return statistics
+    centres, weight, first, second, log_likelihood, lost = statistics
     # first + κ (m - centre), second + κ (m - centre)(m - centre)ᵀ + Λ
-    away = prior.mean - statistics.centres
-    share = np.array([prior.shrinkage])
-    second = stack([second_moments(row[None], share) for row in away])
-    return statistics._replace(
-        first=statistics.first + prior.shrinkage * away, second=statistics.second + second + prior.scale
-    )
+    away = prior.mean - centres
+    joined = first + prior.shrinkage * away, second + _prior_moments(prior, away, scatter)
+    return Statistics(centres, weight, *joined, log_likelihood, lost)
+
+
+def _prior_moments(prior: Hyperparameters, away: np.ndarray, scatter: Callable[..., np.ndarray]) -> Any:
+    """Second moments of the prior's rows about centres that its mean is so far `away` from, (k, d)."""
+    return scatter(away, np.full(len(away), prior.shrinkage)) + prior.scale
 
 
 def log_density(prior: Hyperparameters, parameters: Any, structure: ModuleType) -> float:
@@ -178,8 +179,7 @@ def log_density(prior: Hyperparameters, parameters: Any, structure: ModuleType) 
     if prior.scale is None:
         return 0.0
     weights, means, _, factors = parameters
-    none = Statistics(means, np.zeros(len(means)), np.zeros_like(means), np.zeros(()), 0.0, 0)
-    second = join(none, prior, structure.second_moments, structure.stack).second
+    second = _prior_moments(prior, prior.mean - means, structure.scatter)
     # (α - 1) Σ log w_c + rows log |F| - ½ tr F (Λ + κ (m - μ)(m - μ)ᵀ) Fᵀ
     value = prior.rows * structure.log_determinant(factors, means.shape[1])
     value -= 0.5 * float((structure.precisions(factors) * second).sum())

@@ -78,7 +78,7 @@ def maximise_kernel(
 
 def maximise(statistics: Statistics, prior: Hyperparameters) -> Update:
     """Parameters that maximise the expected log-likelihood and log-prior, the ridge added to the diagonal."""
-    return maximise_by(maximise_kernel, join(statistics, prior, second_moments, stack), prior)
+    return maximise_by(maximise_kernel, join(statistics, prior, scatter), prior)
 
 
 def form(parameters: Parameters, single: bool = False) -> Any:
@@ -100,6 +100,11 @@ def masked_form(parameters: Parameters) -> Any:
 def second_moments(deviations: np.ndarray, responsibilities: np.ndarray) -> np.ndarray:
     """One component's Σ_i r_i (x_i - centre)(x_i - centre)ᵀ."""
     return full.second_moments(deviations, responsibilities)
+
+
+def scatter(shifts: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """Second moments of components with one row each, at these shifts (k, d) from the centres and of these weights."""
+    return second_moments(shifts, weights)
 
 
 def stack(second: list[np.ndarray]) -> np.ndarray:

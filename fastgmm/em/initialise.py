@@ -190,9 +190,8 @@ def start_at_means(source: ArrayRows, means: np.ndarray, structure: ModuleType, 
 
 def start_at_rows(means: np.ndarray, structure: ModuleType, prior: Hyperparameters) -> Update:
     """One row in each component."""
-    k = len(means)
-    second = structure.stack([structure.second_moments(np.zeros((1, means.shape[1])), np.ones(1))] * k)
-    update: Update = structure.maximise(Statistics(means, np.ones(k), np.zeros_like(means), second, 0.0, 0), prior)
+    none, ones = np.zeros_like(means), np.ones(len(means))
+    update: Update = structure.maximise(Statistics(means, ones, none, structure.scatter(none, ones), 0.0, 0), prior)
     return update
 
 
@@ -326,7 +325,7 @@ def _cluster_moments(clusters: Callable[[], Clusters], centres: np.ndarray, stru
         distances.add_moments.call(rows, weights, labels, centres, deviation, weight, first, second)
     if not structure.MATRICES:
         # One row whose squares are a cluster's sums of squares stands for all of its rows.
-        second = np.stack([structure.second_moments(np.sqrt(squares), np.ones(1)) for squares in second])
+        second = structure.scatter(np.sqrt(second[:, 0]), np.ones(k))
     return Statistics(centres, weight, first, second[0] if structure.SHARED else second, 0.0, 0)
 
 

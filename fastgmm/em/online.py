@@ -135,12 +135,8 @@ def _about_means(statistics: Statistics, structure: ModuleType) -> Statistics:
     """The same rows' statistics, each component's moments about its own mean: second - N δ δᵀ with δ = first / N."""
     weight = statistics.weight
     shifts = statistics.first / np.where(weight > 0, weight, 1.0)[:, None]
-    between = structure.stack(
-        [structure.second_moments(shift[None], n[None]) for shift, n in zip(shifts, weight, strict=True)]
-    )
-    return statistics._replace(
-        centres=statistics.centres + shifts, first=np.zeros_like(shifts), second=statistics.second - between
-    )
+    second = statistics.second - structure.scatter(shifts, weight)
+    return statistics._replace(centres=statistics.centres + shifts, first=np.zeros_like(shifts), second=second)
 
 
 def _scale(statistics: Statistics, factor: float) -> Statistics:
@@ -158,9 +154,6 @@ def _mix(old: Statistics, new: Statistics, share: float, structure: ModuleType) 
     total = a + b
     fraction = b / np.where(total > 0, total, 1.0)
     apart = new.centres - old.centres
-    between = structure.stack(
-        [structure.second_moments(each[None], n[None]) for each, n in zip(apart, a * fraction, strict=True)]
-    )
-    second = (1.0 - share) * old.second + share * new.second + between
+    second = (1.0 - share) * old.second + share * new.second + structure.scatter(apart, a * fraction)
     centres = old.centres + fraction[:, None] * apart
     return Statistics(centres, total, np.zeros_like(apart), second, 0.0, 0)
