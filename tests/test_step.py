@@ -110,6 +110,23 @@ def test_where_another_form_is_needed_they_are_general_until_it_is_not(structure
     assert kinds[0] != kinds[2] and kinds[:3] == kinds[3:]
 
 
+@pytest.mark.parametrize(("structure", "d", "k"), IN_ONE_CALL)
+def test_each_takes_one_pass(structure, d, k, monkeypatch):
+    passes, reduce, prepare = [], ArrayRows.reduce, ArrayRows.prepare
+
+    def counted(*given):
+        found = prepare(*given)
+        return found._replace(read=lambda: passes.append("prepared") or found.read())
+
+    monkeypatch.setattr(ArrayRows, "reduce", lambda *a, **kw: passes.append("general") or reduce(*a, **kw))
+    monkeypatch.setattr(ArrayRows, "prepare", counted)
+    rows, start = problem(structure, d, k)
+    quick, point = steps(ArrayRows(rows), STRUCTURES[structure], flat(1e-3, d), kept=False), start
+    for _ in range(_WORTH_PREPARING + 5):
+        point = quick(point)[1].parameters
+    assert passes == ["general"] * _WORTH_PREPARING + ["prepared"] * 5
+
+
 def faulty(kind):
     """Rows and a start whose step is not a pass and a maximisation alone, or fails."""
     rows, start = problem("full", 2, 1 if kind == "jump" else 3)
