@@ -19,6 +19,7 @@ from fastgmm import GaussianMixture, Mixture, sample
 from fastgmm.kernels import _jit
 from fastgmm.kernels._jit import CACHE_FOLDER, COMPILED
 from fastgmm.mcmc import Independence, Mixed, MixtureLocal, ModeJump, RandomWalk
+from fastgmm.sources import array
 
 STRUCTURES = ("full", "tied", "diag", "spherical")
 
@@ -27,7 +28,7 @@ DTYPES = ("float64", "float32")
 FEATURES = (1, 2, 3, 4, 8, 40)  # four that the compiler knows, few enough to expand, and many
 COMPONENTS = (1, 3)  # arrays of one component have another layout; of three, squares are expanded
 DISTANCES = (10.0, 1e5)  # between components, in widths: ordinary ones, and narrow ones that need more digits
-THREADS = (1, 2)  # few rows for one; for two, enough to share a pass over complete and over incomplete ones
+ROWS = {1: 300, 2: 10_000}  # by threads: one range for one; for two, several of complete and of incomplete rows
 
 
 class NothingToWarm(Exception):
@@ -62,9 +63,9 @@ def run(structures: Sequence[str] = STRUCTURES, quiet: bool = False) -> None:
     """
     folder = _require_folder()
     before, started = _count_kernels(folder), time.perf_counter()
-    kinds = itertools.product(structures, DTYPES, FEATURES, COMPONENTS, DISTANCES, THREADS)
+    kinds = itertools.product(structures, DTYPES, FEATURES, COMPONENTS, DISTANCES, ROWS)
     cases = [Case(*kind) for kind in kinds]
-    with warnings.catch_warnings(), _unannounced(), _drivers_at_once():
+    with warnings.catch_warnings(), _unannounced(), _shared_at_once():
         warnings.simplefilter("ignore")  # two iterations do not converge
         for case in cases if quiet else _shown(cases):
             _fit(case)
@@ -87,14 +88,14 @@ def _unannounced() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _drivers_at_once() -> Iterator[None]:
-    """What shares passes is compiled as well, however few rows there are."""
-    before = _jit.WORTH_A_DRIVER
-    _jit.WORTH_A_DRIVER = 0
+def _shared_at_once() -> Iterator[None]:
+    """Passes are shared, and what shares them is compiled, however few rows there are."""
+    before = array.WORTH_A_WORKER, _jit.WORTH_A_DRIVER
+    array.WORTH_A_WORKER, _jit.WORTH_A_DRIVER = 1, 0
     try:
         yield
     finally:
-        _jit.WORTH_A_DRIVER = before
+        array.WORTH_A_WORKER, _jit.WORTH_A_DRIVER = before
 
 
 def _require_folder() -> Path:
@@ -143,7 +144,7 @@ def _fit(case: Case) -> None:
 
 
 def _make_rows(case: Case) -> np.ndarray:
-    n = 300 if case.threads == 1 else 10_000 + 2**22 // (case.components * (1 + 2 * case.features))
+    n = ROWS[case.threads]
     rows = np.random.default_rng(0).normal(size=(n, case.features))
     rows += case.distance * (np.arange(n) % case.components)[:, None]
     return rows.astype(case.dtype)

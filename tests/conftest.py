@@ -45,7 +45,7 @@ def shared_passes(request, monkeypatch):
         from fastgmm.sources import array
 
         monkeypatch.setattr(prediction, "_kept", ())  # what is kept knows for how many rows
-        monkeypatch.setattr(array, "_WORTH_A_WORKER", 1)
+        monkeypatch.setattr(array, "WORTH_A_WORKER", 1)
         monkeypatch.setattr(_jit, "WORTH_A_DRIVER", 0)
 
 

@@ -307,7 +307,7 @@ def test_a_pass_alone_has_the_bits_of_one_that_is_shared(structure, d, kind, n, 
     weights = np.random.default_rng(0).uniform(size=n) if weighted else None
     wanted = ("log_likelihoods", "responsibilities", "labels")
     alone, written = ArrayRows(rows, weights).reduce(form), FewWriter(form).write(rows, wanted)
-    monkeypatch.setattr(array, "_WORTH_A_WORKER", 1)
+    monkeypatch.setattr(array, "WORTH_A_WORKER", 1)
     assert not FewWriter(form).takes(rows)
     with threads(2):
         assert same_bits(alone, ArrayRows(rows, weights).reduce(form))

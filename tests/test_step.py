@@ -198,5 +198,5 @@ def test_they_are_for_few_rows_whose_forms_can_be_set_anew(monkeypatch):
     assert not are_few(prepared(ArrayRows(single.astype(np.float32)), single_start, FLAT, "diag"))
     assert not isinstance(steps(ArrayRows(rows), STRUCTURES["EEV"], FLAT, kept=False), StepsOfFew)
     assert not isinstance(steps(ArrayRows(rows), FULL, FLAT, kept=True), StepsOfFew)
-    monkeypatch.setattr("fastgmm.sources.array._WORTH_A_WORKER", 1)
+    monkeypatch.setattr("fastgmm.sources.array.WORTH_A_WORKER", 1)
     assert not are_few(prepared(ArrayRows(np.tile(rows, (8, 1))), start, FLAT))

@@ -3,16 +3,15 @@
 import functools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from operator import mul
 from types import ModuleType
 from typing import Any
 
 import numpy as np
-from numba import float64
 
 from fastgmm.covariance import STRUCTURES, Hyperparameters, Parameters
 from fastgmm.em.engine import Run
 from fastgmm.em.initialise import describe_rows
-from fastgmm.kernels._jit import FLOATS_1D, FLOATS_2D, declared_kernel
 from fastgmm.sources import Rows
 from fastgmm.table import format_table
 
@@ -23,6 +22,7 @@ _LARGEST_REGULARISATION = 0.1  # of a feature's variance, before we warn
 # shape whose means are 3 % of a standard deviation apart.
 _DUPLICATE_DIVERGENCE = 1e-3
 _MARGIN = 1.0 + 1e-3  # of what is plainly larger, whatever the order of sums
+_FEW_NUMBERS = 64
 
 _ENDINGS = {
     "converged": "converged",
@@ -196,66 +196,41 @@ def _remarks(component: ComponentReport) -> Iterator[str]:
         yield f"duplicate of {component.duplicate_of}"
 
 
-@declared_kernel(*(FLOATS_1D, FLOATS_2D, FLOATS_2D), *(float64, float64), *(FLOATS_1D, float64), short=True)
-def _is_unremarkable(
-    weights: np.ndarray,
-    means: np.ndarray,
-    variances: np.ndarray,
-    n_rows: float,
-    least_rows: float,
-    ridge: np.ndarray,
-    reg_covar: float,
+def is_unremarkable(
+    parameters: Parameters, structure: ModuleType, n_rows: float, prior: Hyperparameters, reg_covar: float
 ) -> bool:
-    """Whether it takes no closer look to say that components and `reg_covar` are as they should be.
+    """Whether it takes no closer look to say that components and `reg_covar` are as they should be, as mostly.
 
-    True only where `describe_degenerate` and `describe_regularisation` find nothing.
+    True only where `describe_degenerate` and `describe_regularisation` find nothing, and only of small mixtures: of few
+    rows a description takes longer than EM, of many numbers this would take longer than a description.
     """
-    k, d = means.shape
-    total_ridge = 0.0
-    for j in range(d):
-        total_ridge += ridge[j]
-    for c in range(k):
-        total = 0.0
-        for j in range(d):
-            total += variances[c, j]
-        if not (weights[c] * n_rows >= least_rows and total > _MARGIN * total_ridge):
+    if parameters.means.size > _FEW_NUMBERS:
+        return False
+    weights, means = parameters.weights.tolist(), parameters.means.tolist()
+    variances, ridge = feature_variances(parameters, structure).tolist(), prior.ridge.tolist()
+    least, floor = max(0.5, structure.least_rows(len(ridge)) - 0.5), _MARGIN * sum(ridge)
+    for c, (weight, mean, variance) in enumerate(zip(weights, means, variances, strict=True)):
+        if not (weight * n_rows >= least and sum(variance) > floor):
             return False
         for b in range(c):
-            apart = False
-            for j in range(d):
-                shift, ratio = means[b, j] - means[c, j], variances[b, j] / variances[c, j]
-                # Twice J of feature j alone, no more than that of all; see `find_duplicates`.
-                divergence = ratio + 1.0 / ratio - 2.0 + shift * shift * (1.0 + 1.0 / ratio) / variances[c, j]
-                if divergence > _MARGIN * 2.0 * _DUPLICATE_DIVERGENCE:
-                    apart = True
-                    break
-            if not apart:
+            if not _are_apart(means[b], variances[b], mean, variance):
                 return False
-    for j in range(d):
-        mean, within, between, largest = 0.0, 0.0, 0.0, 0.0
-        for c in range(k):
-            mean += weights[c] * means[c, j]
-            within += weights[c] * variances[c, j]
-            size = abs(means[c, j])
-            largest = size if size > largest else largest
-        for c in range(k):
-            away = means[c, j] - mean
-            between += weights[c] * away * away
-        largest *= 16 * _EPS
-        rounding, total = 16 * _EPS * within + largest * largest, within - reg_covar + between
-        if not (total > _MARGIN * rounding and total > _MARGIN * reg_covar / _LARGEST_REGULARISATION):
+    for own, variance in zip(zip(*means, strict=True), zip(*variances, strict=True), strict=True):
+        within, largest = sum(map(mul, weights, variance)), 16 * _EPS * max(map(abs, own))
+        rounding = 16 * _EPS * within + largest * largest
+        if not within - reg_covar > _MARGIN * max(rounding, reg_covar / _LARGEST_REGULARISATION):
             return False
     return True
 
 
-def is_unremarkable(
-    parameters: Parameters, structure: ModuleType, n_rows: float, prior: Hyperparameters, reg_covar: float
-) -> bool:
-    """Whether there is nothing to describe, as mostly; of few rows a description takes longer than EM."""
-    variances = feature_variances(parameters, structure)
-    arrays = map(np.ascontiguousarray, (parameters.weights, parameters.means, variances))
-    least = max(0.5, structure.least_rows(parameters.means.shape[1]) - 0.5)
-    return bool(_is_unremarkable.call(*arrays, n_rows, least, prior.ridge, reg_covar))
+def _are_apart(mean: list[float], variance: list[float], other: list[float], other_variance: list[float]) -> bool:
+    """Whether components with these means and variances (d,) plainly differ in one of the features."""
+    for a, v, b, w in zip(mean, variance, other, other_variance, strict=True):
+        shift, ratio = a - b, v / w
+        # Twice J of the feature alone, no more than that of all; see `find_duplicates`.
+        if ratio + 1.0 / ratio - 2.0 + shift * shift * (1.0 + 1.0 / ratio) / w > _MARGIN * 2.0 * _DUPLICATE_DIVERGENCE:
+            return True
+    return False
 
 
 def describe_degenerate(run: Run, covariance_type: str, n_rows: float, prior: Hyperparameters) -> str:

@@ -21,7 +21,7 @@ from fastgmm.statistics import Statistics, TreeSum
 _BUDGET = 16 * 2**20  # bytes a pass may take for each of: partial sums, rows being cast
 _ALONE = 16  # float64s in two lines, which processors fetch as a pair: in none of them do two workers write
 _KEPT = 1 << 18  # bytes of memory that may wait for the next few rows
-_WORTH_A_WORKER = 1 << 19  # rows times terms of their sums: some 100 µs, as much as sharing a pass costs
+WORTH_A_WORKER = 1 << 19  # rows times terms of their sums: some 100 µs, as much as sharing a pass costs
 _SPANS_PER_WORKER = 32  # enough that the last ones do not leave a worker idle
 _FLOAT32, _INT64 = np.dtype(np.float32), np.dtype(np.int64)
 _FLOATS = frozenset({np.dtype(np.float64), _FLOAT32})
@@ -94,12 +94,12 @@ def _are_readable(rows: np.ndarray) -> bool:
 
 def count_shares(n_rows: int, terms: int) -> int:
     """How many workers repay sharing a pass over so many rows, of whose sums there are so many `terms`."""
-    return min(-(-n_rows // RANGE_ROWS), max(1, n_rows * terms // _WORTH_A_WORKER))
+    return min(-(-n_rows // RANGE_ROWS), max(1, n_rows * terms // WORTH_A_WORKER))
 
 
 def most_alone(terms: int) -> int:
     """The most rows for which `count_shares` says one."""
-    return max(RANGE_ROWS, (2 * _WORTH_A_WORKER - 1) // terms)
+    return max(RANGE_ROWS, (2 * WORTH_A_WORKER - 1) // terms)
 
 
 class FewWriter:
