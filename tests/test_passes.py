@@ -2,6 +2,7 @@
 
 import copy
 
+import numba
 import numpy as np
 import pytest
 import reference
@@ -10,7 +11,8 @@ from fastgmm.covariance import Parameters
 from fastgmm.kernels import passes
 from fastgmm.kernels._jit import COMPILED, RANGE_ROWS
 from fastgmm.kernels._threads import threads
-from fastgmm.kernels.forms import scratch_size, sums_size
+from fastgmm.kernels.forms import pack, scratch_size, sums_size
+from fastgmm.kernels.vectors import rest
 from fastgmm.sources import ArrayRows, array
 from fastgmm.sources.array import FewWriter
 from fastgmm.statistics import TreeSum
@@ -337,15 +339,21 @@ def test_the_driver_adds_to_the_bits_of_the_serial_body(span, workers):
     serial, partial = np.empty((1, size)), np.empty((-(-ranges // span), size))
     whole = 1 << (ranges - 1).bit_length()
     passes.statistics_share(
-        *(0, kernel_rows, np.empty(0), form, form.means, ranges, whole, scratch[:1], levels[:1], serial),
+        *(0, kernel_rows, np.empty(0), pack(form), form.means, ranges, whole, scratch[:1], levels[:1], serial),
         np.zeros(1, np.int64),
     )
     taken = np.zeros(1, np.int64)
-    arguments = (kernel_rows, np.empty(0), form, form.means, ranges, span, scratch, levels, partial, taken)
+    arguments = (kernel_rows, np.empty(0), pack(form), form.means, ranges, span, scratch, levels, partial, taken)
     passes.statistics_parallel(passes.statistics_share, *arguments)
     assert np.array_equal(reference.tree_sum(list(partial)), serial[0])
     # Every span once, and every worker one that was not there.
     assert taken[0] == (len(partial) + workers if workers > 1 else 0)
+
+
+@numba.njit(error_model="numpy")
+def sum_span(rows, weights, packed, centres, first, last, scratch, levels, size, out):
+    own, waiting = rest(scratch, 0), rest(levels, 0)
+    passes.statistics_span(rows, weights, packed, centres, first, last, own, waiting, size, rest(out, 0))
 
 
 @pytest.mark.parametrize("ranges", range(1, 10) if COMPILED else (1, 3))
@@ -353,11 +361,11 @@ def test_ranges_are_added_in_the_tree(ranges):
     n = ranges * RANGE_ROWS - 5
     _, form, rows = case("full", k=1, n=n)
     kernel_rows, size = array._as_kernel_rows(rows), sums_size(form)
-    scratch, levels = np.zeros(scratch_size(form)), np.zeros(8 * size)
+    packed, scratch, levels = pack(form), np.zeros(scratch_size(form)), np.zeros(8 * size)
 
     def sums(first, last):
         out = np.empty(size)
-        passes.statistics_span(kernel_rows, np.empty(0), form, form.means, first, last, scratch, levels, size, out)
+        sum_span(kernel_rows, np.empty(0), packed, form.means, first, last, scratch, levels, size, out)
         return out
 
     parts = [sums(index, index + 1) for index in range(ranges)]

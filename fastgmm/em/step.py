@@ -4,7 +4,7 @@ import functools
 import math
 from collections.abc import Callable
 from types import ModuleType
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -74,9 +74,10 @@ class _Place(NamedTuple):
     """Parameters in arrays that are written again and again, and what is done with them."""
 
     parameters: Parameters
-    read: Callable[[], object]  # takes the sums of a pass under them
+    form: Any  # of those
+    read: Callable[[], object]  # takes the sums of a pass under it
     lead: Callable[[], tuple[int, bool]]  # from those sums to the parameters in the other place, as `maximise_by`
-    renew: Callable[[], object]  # sets the form of the parameters here; true if they need another form
+    renew: Callable[[], object]  # sets it by the parameters here; true if they need another form
     update: Update  # that led here
 
 
@@ -128,7 +129,7 @@ class StepsOfFew:
                 return False
             lead = prepare_maximise(structure.maximise_kernel, prepared.statistics, self._prior, to)
             renew = form.prepare_renewal(prepared.statistics.centres, *own)
-            places.append(_Place(own, prepared.read, lead, renew, Update(own, -1, False)))
+            places.append(_Place(own, form, prepared.read, lead, renew, Update(own, -1, False)))
             self._sums = prepared.sums
         self._here, self._there = places
         return True

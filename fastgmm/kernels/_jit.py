@@ -214,10 +214,17 @@ def declared_kernel(*declared: Any, short: bool = False) -> Callable[[Callable[.
     return lambda function: DeclaredKernel(function, declared, compiler)
 
 
+def addressed_kernel(function: Callable[..., Any]) -> Any:
+    """Compile a serial kernel that is called by its address alone."""
+    options: dict[str, Any] = {"fastmath": set(ELEMENTWISE), "pipeline_class": KernelCompiler}
+    return _njit(function, no_cpython_wrapper=True, no_cfunc_wrapper=True, **options)
+
+
 def address_of(function: Any, signature: Any) -> Any:
     """Where a kernel compiled for a signature begins; uncompiled the function itself. The caller keeps it alive."""
     if not COMPILED:
         return function
+    set_up_numba()
     result = function.get_compile_result(signature)
     return result.library.get_pointer_to_function(result.fndesc.llvm_func_name)
 
@@ -304,8 +311,8 @@ def kernel_with_signature(function: Callable[..., Any], signature: Any, flags: f
 def chosen_by_class(function: Callable[..., Any]) -> Any:
     """Let `function(form, ...)` run the body registered for the class of `form`, compiled or not.
 
-    Bodies join with `@function.body(SomeNamedTuple)`. Numba resolves the choice while compiling, so a pass that
-    calls `function` knows no form, costs nothing for it, and is cached on disk per form.
+    Bodies join with `@function.body(SomeNamedTuple)`. Numba resolves the choice while compiling, and the body becomes a
+    part of what calls `function`, which is cached on disk per form.
     """
     bodies: dict[Any, Any] = {}
     name = function.__name__
@@ -332,6 +339,6 @@ def chosen_by_class(function: Callable[..., Any]) -> Any:
             return implementation.py_func
 
         choose.__name__ = f"choose_{name}"
-        options = {"error_model": "numpy", "fastmath": set(ELEMENTWISE), **_LINKED}
+        options = {"error_model": "numpy", "fastmath": set(ELEMENTWISE), "forceinline": True, **_LINKED}
         overload(stub, strict=False, jit_options=options)(choose)
     return stub

@@ -1,4 +1,6 @@
-"""Calls by address, of what the caller does not know when it is compiled: densities and moves, and shares of a pass.
+"""Calls by address, of what the caller does not know when it is compiled.
+
+Densities and moves of the sampler, shares of a pass, and what passes ask of a form.
 
 A kernel that takes a dispatcher is compiled anew in every process. A declared function type would do, but handing one
 over takes 60 µs, and what it calls must have wrappers, which take longer to compile than most densities. An address is
@@ -17,7 +19,7 @@ from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
-from fastgmm.kernels._jit import COMPILED
+from fastgmm.kernels._jit import COMPILED, kernel
 
 _PLACES = types.float64[::1]
 _WORDS = types.int64[::1]
@@ -29,6 +31,18 @@ DENSITY = types.void(_PLACES, types.int64, _PLACES, _WORDS)
 # Number j of the step's noise for lane i is at noise[j * TILE_STRIDE + i]: j < d are normals, from
 # `numbers_per_step(d)` on the uniforms in (0, 1] that the move asked for. It leaves x and noise as they are.
 MOVE = types.void(_PLACES, types.int64, _PLACES, _PLACES, _PLACES, _PLACES, _WORDS)
+
+
+# What passes ask of a form whose arrays have one type of numbers. The form is where `store_form` left it.
+def log_densities_of(form: Any, number: Any) -> Any:
+    """The signature of `forms.log_densities` by address."""
+    return types.void(form, *[types.CPointer(number)] * 2, types.UniTuple(types.int64, 2))
+
+
+def accumulate_of(form: Any, number: Any) -> Any:
+    """The signature of `forms.accumulate` by address."""
+    sums = types.CPointer(types.float64)
+    return types.void(form, *[types.CPointer(number)] * 4, types.Array(number, 2, "C"), sums)
 
 
 def _emit_call(context: Any, builder: ir.IRBuilder, signature: Any, values: Any) -> tuple[Any, ir.Value]:
@@ -91,7 +105,66 @@ def _drop_exception(context: Any, builder: ir.IRBuilder, status: Any) -> None:
         context.call_conv.return_status_propagate(builder, status)
 
 
+def _call_of_form(field: int, packed: Any, signature: Any) -> tuple[Any, Callable[..., ir.Value]]:
+    """What Numba asks of an intrinsic that calls the address in a field of a packed form, and raises nothing."""
+
+    def generate(context: Any, builder: ir.IRBuilder, declared: Any, values: Any) -> Any:
+        fields = cgutils.unpack_tuple(builder, values[0])
+        words = context.make_array(packed.types[2])(context, builder, fields[2])
+        where = builder.bitcast(words.data, ir.IntType(8).as_pointer())
+        _emit_call(context, builder, signature, [fields[field], where, *values[1:]])
+        return context.get_dummy_value()
+
+    return types.void(packed, *signature.args[1:]), generate
+
+
 if COMPILED:
+
+    @intrinsic
+    def _store(typing_context, form, words):
+
+        def generate(context: Any, builder: ir.IRBuilder, signature: Any, values: Any) -> Any:
+            fields = []
+            for kind, value in zip(form.types, cgutils.unpack_tuple(builder, values[0]), strict=True):
+                if isinstance(kind, types.Array):
+                    array = context.make_array(kind)(context, builder, value)
+                    array.meminfo, array.parent = (each.type(None) for each in (array.meminfo, array.parent))
+                    value = array._getvalue()
+                fields.append(value)
+            stored = context.make_tuple(builder, form, fields)
+            data = context.make_array(words)(context, builder, values[1]).data
+            builder.store(stored, builder.bitcast(data, stored.type.as_pointer()), align=8)
+            return context.get_dummy_value()
+
+        return types.void(form, words), generate
+
+    @kernel
+    def store_form(form, words):
+        """Write a form where calls by address will find it. It owns no array there: whoever has it must live."""
+        _store(form, words)
+
+    @intrinsic
+    def form_at(typing_context, place):
+        """The form that was stored there."""
+
+        def generate(context: Any, builder: ir.IRBuilder, signature: Any, values: Any) -> Any:
+            kind = context.get_value_type(signature.return_type)
+            form = builder.load(builder.bitcast(values[0], kind.as_pointer()), align=8)
+            # Numba will take away a reference, and finds that it need do neither.
+            context.nrt.incref(builder, signature.return_type, form)
+            return form
+
+        return place.dtype(place), generate
+
+    @intrinsic
+    def call_log_densities(typing_context, packed, tile, out, ahead):
+        """`forms.log_densities` of a packed form."""
+        return _call_of_form(0, packed, log_densities_of(types.voidptr, tile.dtype))
+
+    @intrinsic
+    def call_accumulate(typing_context, packed, tile, values, inverse, weights, centres, sums):
+        """`forms.accumulate` of a packed form."""
+        return _call_of_form(1, packed, accumulate_of(types.voidptr, tile.dtype))
 
     @intrinsic
     def call_share(typing_context, address, arguments):
@@ -117,6 +190,18 @@ if COMPILED:
         return _call(MOVE)
 
 else:
+
+    def form_at(place):
+        """The form, which is there itself."""
+        return place
+
+    def call_log_densities(packed, *arguments):
+        """`forms.log_densities` of a packed form."""
+        packed.log_densities(packed.form, *arguments)
+
+    def call_accumulate(packed, *arguments):
+        """`forms.accumulate` of a packed form."""
+        packed.accumulate(packed.form, *arguments)
 
     def call_share(function, arguments):
         """Call a worker's share of a pass."""

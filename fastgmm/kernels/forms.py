@@ -1,6 +1,7 @@
 """What a pass asks of a form: how a component's log-densities and moments are computed on a tile.
 
-A form is a tuple of parameters whose class chooses the bodies of the functions below, so the passes know no form.
+A form is a tuple of parameters whose class chooses the bodies of the functions below. Passes know no form: they call
+the bodies by address, so that the passes are compiled once for all forms.
 `centred.py` has those that take every row's distance from every mean, good for any parameters; `expanded.py` those
 that expand the squares about one reference, faster, for components not too narrow for the spread of their means;
 `triangular.py` both for a covariance matrix per component; `masked.py` those for rows that lack entries.
@@ -12,11 +13,28 @@ Features may be padded with zeros to a size the form can walk in blocks; the pad
 """
 
 import math
-from typing import Any, Protocol
+from collections.abc import Callable
+from typing import Any, NamedTuple, Protocol
 
+import numba
 import numpy as np
+from numba import types
+from numba._dispatcher import compute_fingerprint
 
-from fastgmm.kernels._jit import FLOATS_1D, FLOATS_2D, TILE_STRIDE, chosen_by_class, declared_kernel, kernel
+from fastgmm.kernels import calls
+from fastgmm.kernels._jit import (
+    COMPILED,
+    FLOATS_1D,
+    FLOATS_2D,
+    TILE_STRIDE,
+    address_of,
+    addressed_kernel,
+    chosen_by_class,
+    declared_kernel,
+    kernel,
+    overload_for,
+)
+from fastgmm.kernels.calls import form_at
 
 # A sum's first two entries: the log-likelihood, and the number of rows too far from every component.
 HEAD = 2
@@ -67,6 +85,66 @@ def accumulate(form, tile, values, inverse, weights, centres, sums):
     `values` and `inverse` are what `exponentiate` left, and are overwritten. Centred forms take moments about
     `centres` (k, d), expanded ones about their reference but for what they centre.
     """
+
+
+class Packed(NamedTuple):
+    """A form as passes take it, which has one type for all forms of one type of numbers.
+
+    It holds as long as the form lives. Compiled, the first two are addresses, and the third the memory where the form's
+    tuple lies; uncompiled, they are the functions and the form.
+    """
+
+    log_densities: Any
+    accumulate: Any
+    form: Any
+    means: np.ndarray  # (k, d)
+    reference: np.ndarray  # (d,)
+
+
+def pack(form: Any) -> Packed:
+    """Pack a form."""
+    return packer_for(form)(form)
+
+
+def packer_for(form: Any) -> Callable[[Any], Packed]:
+    """What packs forms of this one's class and dimensions; their functions are compiled by now."""
+    if not COMPILED:
+        return lambda form: Packed(_log_densities_at, _accumulate_at, form, form.means, form.reference)
+    kind = compute_fingerprint((form,))
+    if kind not in _packers:
+        _packers[kind] = _make_packer(form)
+    return _packers[kind]
+
+
+_packers: dict[bytes, Callable[[Any], Packed]] = {}
+
+
+def _make_packer(form: Any) -> Callable[[Any], Packed]:
+    place, number = types.CPointer(numba.typeof(form)), numba.typeof(form.means).dtype
+    addresses = (
+        address_of(_log_densities_at, calls.log_densities_of(place, number)),
+        address_of(_accumulate_at, calls.accumulate_of(place, number)),
+    )
+    # What an array is to Numba: five words, and two for each dimension.
+    size = sum(5 + 2 * np.ndim(part) for part in form)
+    store = overload_for(calls.store_form, form, np.empty(size, np.int64))
+
+    def packer(form: Any) -> Packed:
+        words = np.empty(size, np.int64)
+        store(form, words)
+        return Packed(*addresses, words, form.means, form.reference)
+
+    return packer
+
+
+@addressed_kernel
+def _log_densities_at(place, tile, out, ahead):
+    log_densities(form_at(place), tile, out, ahead)
+
+
+@addressed_kernel
+def _accumulate_at(place, tile, values, inverse, weights, centres, sums):
+    accumulate(form_at(place), tile, values, inverse, weights, centres, sums)
 
 
 def scratch_size(form: Form) -> int:

@@ -1,7 +1,7 @@
 """One read of all rows: statistics for EM, or log-likelihoods, responsibilities and labels.
 
 Each pass is a serial body over a span of row ranges, which small data, forked children and other threads call
-directly, and a driver that holds a `prange` over workers. No pass knows a form.
+directly, and a driver that holds a `prange` over workers. No pass knows a form: it is given one that is packed.
 """
 
 from typing import Any
@@ -21,9 +21,8 @@ from fastgmm.kernels._jit import (
     kernel,
     parallel_kernel,
 )
-from fastgmm.kernels.calls import call_share
+from fastgmm.kernels.calls import call_accumulate, call_log_densities, call_share
 from fastgmm.kernels.fetching import place_of
-from fastgmm.kernels.forms import accumulate, log_densities
 from fastgmm.kernels.softmax import (
     count_lost,
     exponentiate,
@@ -95,13 +94,13 @@ def _range_sums(rows, row_weights, form, centres, start, stop, scratch, size, su
         if row_weights.size or count < TILE_ROWS or first == start:  # else they are the last tile's: ones
             load_weights(row_weights, first, count, weights)
         ahead = place_of(rows, first + count)
-        log_densities(form, tile, densities, (ahead[0], 0))
+        call_log_densities(form, tile, densities, (ahead[0], 0))
         exponentiate(densities, k, largest, total, inverse, ahead)
         log_likelihood = sum_log_likelihoods(largest, total, inverse, weights, row_weights.size > 0, count)
         sums[0] += log_likelihood
         if not np.isfinite(log_likelihood):
             sums[1] += count_lost(largest, total, count)
-        accumulate(form, tile, densities, inverse, weights, centres, sums)
+        call_accumulate(form, tile, densities, inverse, weights, centres, sums)
 
 
 @kernel(inline=True)
@@ -205,7 +204,7 @@ def rows_span(rows, form, first, last, scratch, log_likelihoods, responsibilitie
         count = min(TILE_ROWS, rows.shape[0] - start)
         load_tile(rows, start, count, form.reference, tile)
         ahead = place_of(rows, start + count)
-        log_densities(form, tile, densities, (ahead[0], 0 if exponentials else ahead[1]))
+        call_log_densities(form, tile, densities, (ahead[0], 0 if exponentials else ahead[1]))
         full = count == TILE_ROWS
         if labels.size:
             find_largest(densities, k, largest, rest(labels, start) if full else rest(last_labels, 0))

@@ -14,7 +14,7 @@ from fastgmm.covariance import Parameters
 from fastgmm.kernels import passes
 from fastgmm.kernels._jit import RANGE_ROWS, overload_for
 from fastgmm.kernels._threads import parallel_region, run_shares
-from fastgmm.kernels.forms import Moments, scratch_size, sums_size
+from fastgmm.kernels.forms import Moments, pack, packer_for, scratch_size, sums_size
 from fastgmm.kernels.vectors import aligned_zeros
 from fastgmm.statistics import Statistics, TreeSum
 
@@ -114,7 +114,7 @@ class FewWriter:
     """
 
     def __init__(self, form: Any) -> None:
-        self._form, self._most = form, most_alone(sums_size(form))
+        self._form, self._packed, self._most = form, pack(form), most_alone(sums_size(form))
         self._share: Callable[..., Any] | None = None
         self._idle: deque[tuple[np.ndarray, np.ndarray]] = deque(maxlen=1)  # memory that no thread is using
 
@@ -132,7 +132,7 @@ class FewWriter:
         scratch, lost = memory
         out = _make_room(len(rows), self._form, wanted)
         ranges = -(-len(rows) // RANGE_ROWS)
-        others = self._form, ranges, ranges, scratch, *out, lost, lost  # one worker alone counts no spans
+        others = self._packed, ranges, ranges, scratch, *out, lost, lost  # one worker alone counts no spans
         if self._share is None:
             self._share = overload_for(passes.rows_share, 0, _as_kernel_rows(rows), *others)
         # What is compiled looks at strides alone, so that any view of three dimensions will do.
@@ -152,7 +152,7 @@ class Readable(NamedTuple):
 
 
 class Prepared(NamedTuple):
-    """A pass under one form that is taken again and again."""
+    """A pass under one form that is taken again and again, while the form lives."""
 
     read: Callable[[], object]  # takes it, with what the form's arrays then say
     sums: np.ndarray  # what it leaves: log-likelihood, lost rows, moments
@@ -213,7 +213,7 @@ class RangedRows:
 
     def _add_sums(self, block: Readable, form: Any, about: np.ndarray, tree: TreeSum) -> None:
         """Add the sums of a block's ranges to the tree; it may hold those of any number of ranges before them."""
-        rows, weights, length = block.rows, block.weights, sums_size(form)
+        rows, weights, packed, length = block.rows, block.weights, pack(form), sums_size(form)
         size = -(-length // _ALONE) * _ALONE
         while len(rows):
             ranges = -(-len(rows) // RANGE_ROWS)
@@ -232,8 +232,8 @@ class RangedRows:
                     passes.statistics_parallel,
                     passes.statistics_share,
                     (
-                        _as_kernel_rows(rows), weights, form, about, ranges, span, self._scratch(workers, form), levels,
-                        partial, np.zeros(1, _INT64),
+                        _as_kernel_rows(rows), weights, packed, about, ranges, span, self._scratch(workers, form),
+                        levels, partial, np.zeros(1, _INT64),
                     ),
                     workers,
                     len(rows) * length,
@@ -329,7 +329,7 @@ class ArrayRows(RangedRows):
         means = form.means
         if not self._lie_alone(form):
             return super().reduce(form)
-        self._share(0, self._kernel_rows, self._weights, form, means, *self._arguments)
+        self._share(0, self._kernel_rows, self._weights, self._pack(form), means, *self._arguments)
         sums, parts = self._sums_of_few, self._moments
         if parts is None:
             means, *parts = form.cut(sums, means, self.n_features)
@@ -342,8 +342,8 @@ class ArrayRows(RangedRows):
             return None
         sums, means = self._sums_of_few, form.means
         moments: Moments = form.cut(sums, means, self.n_features)
-        read = functools.partial(self._share, 0, self._kernel_rows, self._weights, form, means, *self._arguments)
-        return Prepared(read, sums, Statistics(*moments, 0.0, 0))
+        arguments = self._kernel_rows, self._weights, self._pack(form), means, *self._arguments
+        return Prepared(functools.partial(self._share, 0, *arguments), sums, Statistics(*moments, 0.0, 0))
 
     def _lie_alone(self, form: Any) -> bool:
         """Whether to share passes under forms like this one would not pay; then all is prepared for them."""
@@ -363,7 +363,8 @@ class ArrayRows(RangedRows):
         self._kernel_rows, self._sums_of_few = _as_kernel_rows(self._rows), sums[0]
         levels, taken = np.zeros((1, span.bit_length(), terms)), np.zeros(1, _INT64)
         self._arguments = (ranges, span, self._scratch(1, form), levels, sums, taken)
-        arguments = self._kernel_rows, self._weights, form, form.means, *self._arguments
+        self._pack = packer_for(form)
+        arguments = self._kernel_rows, self._weights, self._pack(form), form.means, *self._arguments
         self._share = overload_for(passes.statistics_share, 0, *arguments)
         moments: Moments = form.cut(sums[0], form.means, self.n_features)
         # Where they are the sums as they lie, about the form's means, they are the same arrays after every pass.
@@ -409,7 +410,7 @@ class ArrayRows(RangedRows):
             run_shares(
                 passes.rows_parallel,
                 passes.rows_share,
-                (_as_kernel_rows(rows), form, ranges, span, self._scratch(workers, form), *out, lost, taken),
+                (_as_kernel_rows(rows), pack(form), ranges, span, self._scratch(workers, form), *out, lost, taken),
                 workers,
                 rows.shape[0] * sums_size(form),
             )
