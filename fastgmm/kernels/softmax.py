@@ -280,7 +280,7 @@ if COMPILED:
         return void_intrinsic(_emit_exponentiate_pair, densities, largest, total, inverse, address, size)
 
 
-@kernel
+@kernel(inline=True)
 def find_largest(densities, k, largest, where):
     """Set `largest` to each row's largest log-density, and `where` to the component it is of, the first of equals."""
     _find_largest(densities, k, largest, where)
@@ -300,7 +300,7 @@ def exponentiate(densities, k, largest, total, inverse, ahead):
         _exponentiate(densities, k, largest, total, inverse, address, size)
 
 
-@kernel
+@kernel(inline=True)
 def sum_exponentials(densities, k, largest, total, inverse, ahead):
     """What `exponentiate` sets, but for the exponentials: log-densities are in no order after it.
 
