@@ -246,6 +246,7 @@ def test_passes_said_to_be_saved_are_those_of_plain_steps_to_the_same_height(kin
     assert 0.6 < (start.passes + start.passes_saved) / needed < 1.25
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("structure", reference.DISTINCT)
 def test_before_a_leap_steps_are_plain_and_after_one_the_map_has_been_taken(structure):
     """What is returned is never where a leap led, but the image of that."""

@@ -76,6 +76,7 @@ def same(one, other, chain=0):
     assert one.state.steps == other.state.steps and one.state.proposed == other.state.proposed
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", DENSITIES)
 @pytest.mark.parametrize("d", [1, 2, pytest.param(10, marks=pytest.mark.compiled)])
 @pytest.mark.parametrize("thin", [1, 2, 7])
@@ -106,6 +107,7 @@ def test_a_chain_is_the_same_that_looks_ahead_that_does_not_and_in_company(looks
         assert 0.0 < alone.acceptance_rate[0, 0] < 1.0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("first_block, seconds", [(1, 0.0), (2, 1e-6), (7, 1e-5), (10**6, 1.0)])
 def test_blocks_may_be_cut_anywhere(monkeypatch, looks_ahead, first_block, seconds):
     expected = sample(smooth, [0.0, 0.0], STEPS, args=(0.0, 1.0), chains=2, seed=1)
@@ -127,6 +129,7 @@ def test_two_chains_on_two_threads_look_ahead_each(looks_ahead):
         )
 
 
+@pytest.mark.slow
 def test_what_the_clock_finds_changes_no_bit(monkeypatch):
     """Whatever it says in turn."""
     expected = sample(smooth, [0.0, 0.0], STEPS, args=(0.0, 1.0), chains=2, seed=1)

@@ -151,6 +151,7 @@ def knock_out(rows):
     return np.where(missing, np.nan, rows)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("weighted", [False, True])
 @every_structure
 def test_rows_that_lack_entries(structure, weighted):
@@ -160,6 +161,7 @@ def test_rows_that_lack_entries(structure, weighted):
     assert_same(found, fitted(rows, options, sample_weight=weights))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("more", [{}, {"prior": Prior()}, {"reg_covar": "auto"}])
 def test_rows_that_lack_entries_from_a_start_that_is_sought(more):
     rows, options = knock_out(make_rows()), {"missing": "em", "random_state": 0, "max_iter": 3, "tol": 0.0} | more

@@ -72,6 +72,7 @@ def assert_equals_arviz(x):
         np.testing.assert_allclose(ours, theirs, rtol=1e-12, atol=1e-14, err_msg=f"{name}, shape {x.shape}")
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("shape", SHAPES)
 @pytest.mark.parametrize("coefficient", [-0.95, 0.3, 0.99])

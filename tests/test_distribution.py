@@ -267,6 +267,7 @@ def naive_bounds(mixture):
     return lower, [weights @ (own - np.log(np.exp(-divergence) @ weights)), highest]
 
 
+@pytest.mark.slow
 @every_structure
 @pytest.mark.parametrize("spread", [0.2, 1.0, 30.0])
 def test_entropy_is_between_its_bounds(covariance_type, spread):

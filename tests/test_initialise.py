@@ -323,6 +323,7 @@ def test_a_whitened_start_knows_no_units(change):
     np.testing.assert_allclose(moved.means, expected[nearest], rtol=1e-6)
 
 
+@pytest.mark.slow
 @every_structure
 @pytest.mark.parametrize("k", [2, 5])
 @pytest.mark.parametrize("case", ["constant", "collinear", "both, far away", "identical rows", "two distinct rows"])

@@ -76,6 +76,7 @@ def test_finite_rows_far_away_are_no_error(fitted):
     assert np.isfinite(gm.predict_proba(far)).all()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["weights_", "means_", "precisions_cholesky_"])
 def test_a_number_edited_in_place_counts(fitted, name, monkeypatch):
     gm, rows = fitted
@@ -133,6 +134,7 @@ def test_what_is_large_is_not_kept(monkeypatch):
     assert not prediction.Predictor.of(incomplete)._forms
 
 
+@pytest.mark.slow
 def test_rows_of_either_type_have_their_own_answers(fitted):
     gm, rows = fitted
     single = GaussianMixture(2, covariance_type=gm.covariance_type, random_state=0).fit(rows.astype(np.float32))

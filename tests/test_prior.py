@@ -89,6 +89,7 @@ def test_the_density_is_scipys_but_for_a_constant(structure, family):
     assert log_density(flat(0.0, D), several[0], STRUCTURES[structure]) == 0.0
 
 
+@pytest.mark.slow
 @every_structure
 @every_family
 def test_the_posterior_never_falls_and_ends_at_its_mode(structure, family):

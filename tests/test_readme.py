@@ -65,6 +65,7 @@ MODULES = ["fastgmm", *(module.name for module in FOUND if "__main__" not in mod
 CHAINS = ("fastgmm.mcmc", "fastgmm.testing", "fastgmm.math")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "name", [pytest.param(name, marks=[pytest.mark.compiled] * name.startswith(CHAINS)) for name in MODULES]
 )

@@ -202,6 +202,7 @@ def test_a_chain_depends_on_the_seed_and_its_number_alone(target):
                 np.testing.assert_array_equal(getattr(few, name), getattr(many, name)[:chains])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("adapt", ["ram", "am", None])
 @pytest.mark.parametrize("d", [1, 2, 5])
 def test_a_chain_that_looks_ahead_is_the_chain_that_does_not(d, adapt):

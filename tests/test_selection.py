@@ -49,6 +49,7 @@ def choose(sizes=(1, 4), rows=X, weights=None, **options):
     return GaussianMixtureIC(sizes, **options).fit(rows, sample_weight=weights)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("init_params", ["kmeans", "random"])
 def test_models_are_single_fits_to_the_bit(init_params):
     """So k-means that is done once for all structures is the k-means of each, also with several starts."""

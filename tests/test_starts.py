@@ -66,6 +66,7 @@ CASES = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", CASES)
 def test_starts_side_by_side_are_those_in_turn_to_the_bit(abreast, monkeypatch, name):
     beside = fit(**CASES[name])

@@ -159,6 +159,7 @@ def test_two_far_numbers_in_float32(covariance_type, reg_covar):
     np.testing.assert_allclose(both.covariances_.ravel(), 4999.5**2 + reg_covar, rtol=1e-7)
 
 
+@pytest.mark.slow
 @every_structure
 @pytest.mark.parametrize("scale", [1e-4, 1e-6, 1e-12, 1e-30, 1e-150])
 def test_small_scale(covariance_type, scale):
@@ -255,6 +256,7 @@ HARD = {
 }
 
 
+@pytest.mark.slow
 @every_structure
 @pytest.mark.parametrize("name", HARD)
 def test_the_default_prior_fits_hard_data(covariance_type, name):

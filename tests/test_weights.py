@@ -94,6 +94,7 @@ def start_of(rows, weights, init_params, covariance_type, seed=0, k=3):
     return STARTS[init_params](source, k, STRUCTURES[covariance_type], prior, random).parameters
 
 
+@pytest.mark.slow
 @every_structure
 @pytest.mark.parametrize("init_params", ["kmeans", "kmeans-whitened", "k-means++"])
 @pytest.mark.parametrize("seed", range(3))
@@ -222,6 +223,7 @@ def test_samples_of_large_data_are_drawn_by_weight(monkeypatch):
 CHECKS = [name for name in dir(estimator_checks) if name.startswith("check_") and "sample_weight" in name]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("n_components", [1, 3])
 @pytest.mark.parametrize("check", [name for name in CHECKS if "sparse" not in name and "classifiers" not in name])
 @every_structure
