@@ -74,6 +74,9 @@ views = (rows, np.asfortranarray(rows), rows[::2], rows[::-1], read_only, unalig
 for X in (*views, (9 * rows).astype(int), rows.astype(np.float16)):
     fitted = GaussianMixture(2, random_state=0, max_iter=3, tol=1.0).fit(X)
     fitted.predict(X), fitted.predict_proba(X), fitted.score_samples(X), fitted.fit_predict(X)
+for structure in ("full", "tied", "diag", "spherical"):
+    for X in (rows[:, :1], np.hstack([rows] * 3) + np.arange(400)[:, None] % 7):
+        GaussianMixture(2, covariance_type=structure, random_state=0, max_iter=3, tol=1.0).fit(X).predict(X)
 kernels = [passes.statistics_share, passes.rows_share]
 kernels += [declared._kernel for declared in (choose_seeds, lloyd, add_moments)]
 drivers = [passes.statistics_parallel, passes.rows_parallel]
@@ -271,7 +274,8 @@ def test_the_next_process_finds_every_kernel(tmp_path):
     second, not_found = run(FITS, PACKAGE.parent, cache)
     assert machine_code(cache) == before
     assert not not_found
-    # One variant each, whatever the layout and type of X; nothing parallel for one range of rows.
+    # One variant each, whatever the layout and type of X, its features and the covariances; nothing parallel for one
+    # range of rows.
     assert first == second
     assert first == {
         "statistics_share": 1,

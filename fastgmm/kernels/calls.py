@@ -34,12 +34,12 @@ MOVE = types.void(_PLACES, types.int64, _PLACES, _PLACES, _PLACES, _PLACES, _WOR
 
 
 # What passes ask of a form whose arrays have one type of numbers. The form is where `store_form` left it.
-def log_densities_of(form: Any, number: Any) -> Any:
+def log_densities_signature(form: Any, number: Any) -> Any:
     """The signature of `forms.log_densities` by address."""
     return types.void(form, *[types.CPointer(number)] * 2, types.UniTuple(types.int64, 2))
 
 
-def accumulate_of(form: Any, number: Any) -> Any:
+def accumulate_signature(form: Any, number: Any) -> Any:
     """The signature of `forms.accumulate` by address."""
     sums = types.CPointer(types.float64)
     return types.void(form, *[types.CPointer(number)] * 4, types.Array(number, 2, "C"), sums)
@@ -159,12 +159,12 @@ if COMPILED:
     @intrinsic
     def call_log_densities(typing_context, packed, tile, out, ahead):
         """`forms.log_densities` of a packed form."""
-        return _call_of_form(0, packed, log_densities_of(types.voidptr, tile.dtype))
+        return _call_of_form(0, packed, log_densities_signature(types.voidptr, tile.dtype))
 
     @intrinsic
     def call_accumulate(typing_context, packed, tile, values, inverse, weights, centres, sums):
         """`forms.accumulate` of a packed form."""
-        return _call_of_form(1, packed, accumulate_of(types.voidptr, tile.dtype))
+        return _call_of_form(1, packed, accumulate_signature(types.voidptr, tile.dtype))
 
     @intrinsic
     def call_share(typing_context, address, arguments):

@@ -101,6 +101,9 @@ class Packed(NamedTuple):
     reference: np.ndarray  # (d,)
 
 
+_packers: dict[bytes, Callable[[Any], Packed]] = {}
+
+
 def pack(form: Any) -> Packed:
     """Pack a form."""
     return packer_for(form)(form)
@@ -116,14 +119,11 @@ def packer_for(form: Any) -> Callable[[Any], Packed]:
     return _packers[kind]
 
 
-_packers: dict[bytes, Callable[[Any], Packed]] = {}
-
-
 def _make_packer(form: Any) -> Callable[[Any], Packed]:
     place, number = types.CPointer(numba.typeof(form)), numba.typeof(form.means).dtype
     addresses = (
-        address_of(_log_densities_at, calls.log_densities_of(place, number)),
-        address_of(_accumulate_at, calls.accumulate_of(place, number)),
+        address_of(_log_densities_at, calls.log_densities_signature(place, number)),
+        address_of(_accumulate_at, calls.accumulate_signature(place, number)),
     )
     # What an array is to Numba: five words, and two for each dimension.
     size = sum(5 + 2 * np.ndim(part) for part in form)
