@@ -99,6 +99,7 @@ def test_statistics_are_added_in_a_tree(arity, monkeypatch):
     assert_same(fitted(cut(rows, N // 23), options), fitted(rows, options))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["float32", "int", "weights", "prior", "squarem", "auto", "warm", "frame", "far"])
 def test_and_so_it_is_with(kind):
     rows, options = make_rows(), start()

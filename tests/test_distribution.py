@@ -308,6 +308,7 @@ def test_entropy_of_one_component_is_scipys(covariance_type):
     np.testing.assert_allclose(same.entropy_bounds(), (exact, exact), rtol=1e-13)
 
 
+@pytest.mark.slow
 @every_structure
 def test_divergence_of_gaussians_is_the_closed_form(covariance_type):
     p, q = (make_mixture(covariance_type, k=1, seed=seed) for seed in (0, 1))

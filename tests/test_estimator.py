@@ -665,6 +665,7 @@ def test_how_many_probabilities_are_kept_is_a_count(top):
         gm.predict_proba([[0.0]], top=top)
 
 
+@pytest.mark.slow
 def test_the_largest_probabilities_take_memory_of_their_own_size(monkeypatch):
     n, k, m = 20_000, 64, 1
     random = np.random.default_rng(0)

@@ -203,6 +203,7 @@ def fold(share):
 normal = Mixture([1.0], [[0.0]], [1.0], "spherical")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", range(4))
 def test_the_stated_power_is_there(seed):
     """Of n = 20,000 a distribution function that is wrong by 0.036 is found; one step, which folds once."""

@@ -153,6 +153,7 @@ def test_inertia_is_at_least_as_good_as_scikit_learns(name):
     assert np.mean(ours) < 1.01 * np.mean(theirs)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("k", "d"), [(64, 2), *(pytest.param(*kd, marks=pytest.mark.compiled) for kd in MANY)])
 def test_of_many_clusters_all_are_found(k, d):
     """Lloyd's iterations by themselves leave some in one and halve others."""

@@ -507,6 +507,7 @@ BAD = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("message", BAD)
 def test_what_cannot_be_drawn(message):
     with pytest.raises(ValueError) as caught:

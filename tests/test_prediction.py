@@ -49,6 +49,7 @@ def test_the_message_is_scikit_learns():
     assert messages[0] == messages[1]
 
 
+@pytest.mark.slow
 def test_finite_rows_are_read_by_the_pass_alone(fitted, monkeypatch):
     gm, rows = fitted
     expected = [getattr(gm, method)(rows) for method in METHODS]
@@ -91,6 +92,7 @@ def test_a_number_edited_in_place_counts(fitted, name, monkeypatch):
     assert not np.allclose(edited, before)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", [np.copy, np.ndarray.tolist, np.asfortranarray, lambda array: array.astype(object)])
 def test_arrays_of_any_kind_may_take_the_place_of_fitted_ones(fitted, kind):
     gm, rows = fitted

@@ -152,6 +152,7 @@ def test_the_default_is_free_of_units(structure):
     np.testing.assert_allclose(there.bic(scale * rows), here.bic(rows) + 2 * ROWS * np.log(scale * np.ones(D)).sum())
 
 
+@pytest.mark.slow
 @every_structure
 def test_criteria_use_the_likelihood_and_the_bound_the_posterior(structure):
     rows, _ = problem(structure)

@@ -183,6 +183,7 @@ def normals(X, out):
         out[w] = -0.5 * total
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("target", ["scalar", "batch", "mixture"])
 def test_a_chain_depends_on_the_seed_and_its_number_alone(target):
     density = {"scalar": normal, "batch": normals, "mixture": ARTICLE}[target]
@@ -392,6 +393,7 @@ FALSE_ALARM = 1e-6
 REPLICATES = 20_000 if COMPILED else 1_000
 
 
+@pytest.mark.slow
 def test_exact_draws_stay_exact():
     assert smallest_p_value(ARTICLE, (1, 3, 10)) > FALSE_ALARM
 
@@ -884,6 +886,7 @@ def test_counts_are_checked_by_name(name, least):
         sample(normal, np.zeros(2), 10, thin=2**62)
 
 
+@pytest.mark.slow
 def test_n_jobs_is_scikit_learns():
     with pytest.raises(ValueError, match="n_jobs must not be 0"):
         sample(normal, np.zeros(2), 10, n_jobs=0)
@@ -987,6 +990,7 @@ def test_a_forked_child_samples_after_its_parent_did():
     assert child.exitcode == 0
 
 
+@pytest.mark.slow
 def test_threads_may_sample_at_once():
     def run(seed):
         return sample(normal, np.zeros(2), 50, chains=20, warmup=10, seed=seed, n_jobs=2).draws

@@ -212,6 +212,7 @@ def test_held_out_rows_bring_their_weights():
         assert value == pytest.approx(-2 * likelihood, rel=1e-12)
 
 
+@pytest.mark.slow
 def test_weights_prior_missing_values_and_acceleration_reach_the_grid():
     times = np.random.default_rng(0).integers(0, 4, size=150)
     ours, theirs = choose(weights=times), choose(rows=np.repeat(X, times, axis=0))

@@ -84,6 +84,7 @@ def test_far_outlier_under_a_tied_covariance():
     np.testing.assert_allclose(gm.covariances_, 50 / 51 * np.cov(X[:50].T, bias=True), rtol=1e-9)
 
 
+@pytest.mark.slow
 @every_structure
 def test_more_components_than_distinct_points(covariance_type):
     rows = np.repeat([[0.0, 0.0], [1.0, 2.0]], 20, axis=0)

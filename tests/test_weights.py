@@ -42,6 +42,7 @@ def assert_same(one, two, rtol=1e-12, arrays=ARRAYS):
         np.testing.assert_allclose(ours, theirs, rtol=rtol, atol=rtol * np.abs(theirs).max(), err_msg=name)
 
 
+@pytest.mark.slow
 @every_structure
 @pytest.mark.parametrize("options", [{}, {"prior": "default"}, {"reg_covar": "auto"}], ids=["plain", "prior", "auto"])
 def test_weights_are_repeated_and_absent_rows(covariance_type, options):
@@ -193,6 +194,7 @@ def test_a_row_has_the_mean_of_as_many_sets_of_responsibilities_as_it_is_rows(ca
         np.testing.assert_allclose(ours, theirs, rtol=1e-12, atol=1e-12)
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::fastgmm.DegenerateComponentWarning")
 @pytest.mark.parametrize("init_params", [name for name in STARTS if name != "random_from_data"])
 @every_structure
