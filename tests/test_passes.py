@@ -333,18 +333,13 @@ def test_the_number_of_threads_does_not_change_a_row_out(spans_per_worker, monke
 @pytest.mark.parametrize("workers", [1, 3])
 def test_the_driver_adds_to_the_bits_of_the_serial_body(span, workers):
     _, form, rows = case("full", n=LONG)
-    kernel_rows, ranges, size = array._as_kernel_rows(rows), -(-LONG // RANGE_ROWS), sums_size(form)
-    scratch = np.zeros((workers, scratch_size(form)))
-    levels = np.zeros((workers, 8, size))
+    ranges, size, packed = -(-LONG // RANGE_ROWS), sums_size(form), pack(form, moments=True)
+    scratch, levels = np.zeros((workers, scratch_size(form))), np.zeros((workers, 8, size))
     serial, partial = np.empty((1, size)), np.empty((-(-ranges // span), size))
-    whole = 1 << (ranges - 1).bit_length()
-    passes.statistics_share(
-        *(0, kernel_rows, np.empty(0), pack(form), form.means, ranges, whole, scratch[:1], levels[:1], serial),
-        np.zeros(1, np.int64),
-    )
-    taken = np.zeros(1, np.int64)
-    arguments = (kernel_rows, np.empty(0), pack(form), form.means, ranges, span, scratch, levels, partial, taken)
-    passes.statistics_parallel(passes.statistics_share, *arguments)
+    whole, taken = 1 << (ranges - 1).bit_length(), np.zeros(1, np.int64)
+    given = array._as_kernel_rows(rows), np.empty(0), packed, form.means, ranges
+    passes.statistics_share(0, *given, whole, scratch[:1], levels[:1], serial, np.zeros(1, np.int64))
+    passes.statistics_parallel(passes.statistics_share, *given, span, scratch, levels, partial, taken)
     assert np.array_equal(reference.tree_sum(list(partial)), serial[0])
     # Every span once, and every worker one that was not there.
     assert taken[0] == (len(partial) + workers if workers > 1 else 0)
@@ -361,7 +356,7 @@ def test_ranges_are_added_in_the_tree(ranges):
     n = ranges * RANGE_ROWS - 5
     _, form, rows = case("full", k=1, n=n)
     kernel_rows, size = array._as_kernel_rows(rows), sums_size(form)
-    packed, scratch, levels = pack(form), np.zeros(scratch_size(form)), np.zeros(8 * size)
+    packed, scratch, levels = pack(form, moments=True), np.zeros(scratch_size(form)), np.zeros(8 * size)
 
     def sums(first, last):
         out = np.empty(size)

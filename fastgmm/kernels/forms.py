@@ -95,35 +95,35 @@ class Packed(NamedTuple):
     """
 
     log_densities: Any
-    accumulate: Any
+    accumulate: Any  # 0 where nobody will call it
     form: Any
     means: np.ndarray  # (k, d)
     reference: np.ndarray  # (d,)
 
 
-_packers: dict[bytes, Callable[[Any], Packed]] = {}
+_packers: dict[tuple[bytes, bool], Callable[[Any], Packed]] = {}
 
 
-def pack(form: Any) -> Packed:
-    """Pack a form."""
-    return packer_for(form)(form)
+def pack(form: Any, moments: bool) -> Packed:
+    """Pack a form, for passes that take moments or for others."""
+    return packer_for(form, moments)(form)
 
 
-def packer_for(form: Any) -> Callable[[Any], Packed]:
+def packer_for(form: Any, moments: bool) -> Callable[[Any], Packed]:
     """What packs forms of this one's class and dimensions; their functions are compiled by now."""
     if not COMPILED:
         return lambda form: Packed(_log_densities_at, _accumulate_at, form, form.means, form.reference)
-    kind = compute_fingerprint((form,))
+    kind = compute_fingerprint((form,)), moments
     if kind not in _packers:
-        _packers[kind] = _make_packer(form)
+        _packers[kind] = _make_packer(form, moments)
     return _packers[kind]
 
 
-def _make_packer(form: Any) -> Callable[[Any], Packed]:
+def _make_packer(form: Any, moments: bool) -> Callable[[Any], Packed]:
     place, number = types.CPointer(numba.typeof(form)), numba.typeof(form.means).dtype
     addresses = (
         address_of(_log_densities_at, calls.log_densities_signature(place, number)),
-        address_of(_accumulate_at, calls.accumulate_signature(place, number)),
+        address_of(_accumulate_at, calls.accumulate_signature(place, number)) if moments else 0,
     )
     # What an array is to Numba: five words, and two for each dimension.
     size = sum(5 + 2 * np.ndim(part) for part in form)

@@ -114,7 +114,7 @@ class FewWriter:
     """
 
     def __init__(self, form: Any) -> None:
-        self._form, self._packed, self._most = form, pack(form), most_alone(sums_size(form))
+        self._form, self._packed, self._most = form, pack(form, moments=False), most_alone(sums_size(form))
         self._share: Callable[..., Any] | None = None
         self._idle: deque[tuple[np.ndarray, np.ndarray]] = deque(maxlen=1)  # memory that no thread is using
 
@@ -213,7 +213,7 @@ class RangedRows:
 
     def _add_sums(self, block: Readable, form: Any, about: np.ndarray, tree: TreeSum) -> None:
         """Add the sums of a block's ranges to the tree; it may hold those of any number of ranges before them."""
-        rows, weights, packed, length = block.rows, block.weights, pack(form), sums_size(form)
+        rows, weights, packed, length = block.rows, block.weights, pack(form, moments=True), sums_size(form)
         size = -(-length // _ALONE) * _ALONE
         while len(rows):
             ranges = -(-len(rows) // RANGE_ROWS)
@@ -363,7 +363,7 @@ class ArrayRows(RangedRows):
         self._kernel_rows, self._sums_of_few = _as_kernel_rows(self._rows), sums[0]
         levels, taken = np.zeros((1, span.bit_length(), terms)), np.zeros(1, _INT64)
         self._arguments = (ranges, span, self._scratch(1, form), levels, sums, taken)
-        self._pack = packer_for(form)
+        self._pack = packer_for(form, moments=True)
         arguments = self._kernel_rows, self._weights, self._pack(form), form.means, *self._arguments
         self._share = overload_for(passes.statistics_share, 0, *arguments)
         moments: Moments = form.cut(sums[0], form.means, self.n_features)
@@ -403,14 +403,14 @@ class ArrayRows(RangedRows):
 
     def _write(self, rows: np.ndarray, form: Any, out: list[np.ndarray]) -> int:
         """Write of rows that kernels can read; return how many are lost."""
-        ranges = -(-rows.shape[0] // RANGE_ROWS)
+        ranges, packed = -(-rows.shape[0] // RANGE_ROWS), pack(form, moments=False)
         with parallel_region(count_shares(rows.shape[0], sums_size(form))) as workers:
             span = max(1, ranges // (_SPANS_PER_WORKER * workers))
             lost, taken = np.zeros(-(-ranges // span), _INT64), np.zeros(1, _INT64)
             run_shares(
                 passes.rows_parallel,
                 passes.rows_share,
-                (_as_kernel_rows(rows), pack(form), ranges, span, self._scratch(workers, form), *out, lost, taken),
+                (_as_kernel_rows(rows), packed, ranges, span, self._scratch(workers, form), *out, lost, taken),
                 workers,
                 rows.shape[0] * sums_size(form),
             )
