@@ -207,6 +207,21 @@ result, folder = [before, gc.get_freeze_count()], None
     assert before > 1_000 and after > 0.9 * before
 
 
+def test_importing_compiles_nothing(tmp_path):
+    code = """
+import fastgmm
+from numba.core.dispatcher import Dispatcher
+import sys
+modules = [module for name, module in sys.modules.items() if name.startswith("fastgmm")]
+kernels = [value for module in modules for value in vars(module).values() if isinstance(value, Dispatcher)]
+result = [len(kernels) > 10, sorted({kernel.__name__ for kernel in kernels if kernel.signatures})]
+folder = None
+"""
+    result, _ = run(code, PACKAGE.parent, tmp_path)
+    assert result == [True, []]
+    assert not machine_code(tmp_path)
+
+
 def test_an_upgrade_never_runs_old_kernels(kernels_only, tmp_path):
     old = run(LOG_SUM, kernels_only, tmp_path)
     assert run(LOG_SUM, kernels_only, tmp_path) == old

@@ -324,7 +324,7 @@ def test_nothing_is_warned_of_while_there_is_a_bar(monkeypatch):
 
     monkeypatch.setitem(sys.modules, "tqdm.auto", SimpleNamespace(tqdm=Bar))
     monkeypatch.setattr(warnings, "warn", lambda message, *given, **options: events.append(message[:19]))
-    sample(lambda x: np.nan if x[0] > 1.0 else -(x[0] ** 2), np.zeros(1), 50, seed=0, progress=True)
+    sample(lambda x: np.nan if x[0] > 1.0 else -x[0] ** 2, np.zeros(1), 50, seed=0, progress=True)
     assert events == ["the bar is closed", "The log-density was"]
 
 
@@ -1104,17 +1104,21 @@ OWN_DENSITY = """
 def test_the_next_process_finds_the_kernel_also_for_a_users_density(tmp_path):
     script = tmp_path / "own_density.py"
     script.write_text(textwrap.dedent(OWN_DENSITY))
-    # The cache of this test run, where the loop may be already.
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(p for p in sys.path if p)}
+    cache = tmp_path / "cache"
+    environment = {
+        **os.environ,
+        "NUMBA_CACHE_DIR": str(cache),
+        "PYTHONPATH": os.pathsep.join(p for p in sys.path if p),
+    }
 
     def run():
-        command = [sys.executable, str(script), os.environ["NUMBA_CACHE_DIR"]]
+        command = [sys.executable, str(script), str(cache)]
         done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
         assert done.returncode == 0, done.stderr
         hits, files, last = done.stdout.split()
         return int(hits), int(files), last
 
     first, second = run(), run()
-    assert first[1] > 0
+    assert first[0] == 0 and first[1] > 0
     assert second[0] == 1
     assert second[1:] == first[1:]

@@ -24,7 +24,6 @@ def finished(tmp_path_factory):
     return folder, printed.getvalue()
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("name", PICTURES)
 def test_pictures_are_pictures(finished, name):
     with Image.open(finished[0] / name) as picture:
